@@ -1,0 +1,1 @@
+"""What is measured: networks that return their activations by name."""

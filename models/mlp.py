@@ -1,0 +1,78 @@
+"""The fully connected baseline: no shared weights, no positions."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from models.geometry import (
+  LayerGeometry,
+  LayerSpec,
+  layer_geometries,
+  parameter_counts,
+)
+
+
+class MLP(nn.Module):
+  """`depth` hidden dense layers with ReLU on the flattened image.
+
+  Attributes:
+    num_classes: number of logits.
+    depth: number of hidden layers, 1 to 6.
+    width: units of every hidden layer.
+    dtype: of the computation; parameters and logits are float32.
+  """
+
+  num_classes: int = 10
+  depth: int = 2
+  width: int = 128
+  dtype: Any = jnp.float32
+
+  def __post_init__(self) -> None:
+    if not 1 <= self.depth <= 6:
+      raise ValueError(f"depth={self.depth} is not between 1 and 6")
+    for field in ("width", "num_classes"):
+      if getattr(self, field) < 1:
+        raise ValueError(f"{field}={getattr(self, field)} is not positive")
+    super().__post_init__()
+
+  @property
+  def specs(self) -> tuple[LayerSpec, ...]:
+    """The layers in forward order."""
+    result = []
+    for i in range(1, self.depth + 1):
+      result.append(LayerSpec(f"dense{i}", "dense", self.width))
+      result.append(LayerSpec(f"relu{i}", "relu"))
+    result.append(LayerSpec("logits", "dense", self.num_classes))
+    return tuple(result)
+
+  @property
+  def layer_names(self) -> tuple[str, ...]:
+    """Names of the activations in forward order."""
+    return tuple(spec.name for spec in self.specs)
+
+  def geometry(self, image_size: int) -> dict[str, LayerGeometry]:
+    """Geometry of every layer: none has positions."""
+    return layer_geometries(self.specs, image_size)
+
+  def parameter_counts(self, image_size: int) -> dict[str, int]:
+    """Learned numbers of every layer on a canvas of `image_size` pixels."""
+    return parameter_counts(self.specs, image_size)
+
+  @nn.compact
+  def __call__(
+    self, images: Float[Array, "n h w c"], *, train: bool = False
+  ) -> tuple[Float[Array, "n k"], dict[str, Array]]:
+    """Logits and the activation of every layer, in forward order."""
+    del train  # stock gradients of matrix products are fast everywhere
+    x = images.reshape(images.shape[0], -1).astype(self.dtype)
+    activations = {}
+    for spec in self.specs:
+      if spec.kind == "relu":
+        x = nn.relu(x)
+      else:
+        dtype = jnp.float32 if spec.name == "logits" else self.dtype
+        x = nn.Dense(spec.features, dtype=dtype, name=spec.name)(x)
+      activations[spec.name] = x
+    return x, activations

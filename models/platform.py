@@ -1,0 +1,86 @@
+"""The one place that knows how XLA behaves on a CPU.
+
+Three things make a CPU slow here and an accelerator not:
+
+* XLA 0.10 hands convolutions and reductions to the YNN library, which is 1.7
+  times slower than XLA's own kernels for 32-channel convolutions and about 8
+  times slower for sums over a leading axis. `jit` switches that off.
+* A step allocates tens of megabytes that glibc returns to the kernel at once,
+  so that every step pays for fresh pages. `keep_freed_memory` keeps them.
+* The stock gradients of convolution and pooling: see `models.layers`.
+
+`python -m experiments.benchmark` measures what all this is worth.
+"""
+
+import ctypes
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+_CPU_COMPILER_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
+
+
+def on_cpu() -> bool:
+  """Whether jax computes on the CPU by default."""
+  return jax.default_backend() == "cpu"
+
+
+@functools.cache
+def compiler_options() -> dict[str, str]:
+  """Options for `jax.jit` on this platform; empty on an accelerator.
+
+  The option is experimental in XLA, so an XLA that does not know it gets none.
+  """
+  if not on_cpu():
+    return {}
+  probe = jax.jit(lambda x: x, compiler_options=_CPU_COMPILER_OPTIONS)
+  try:
+    probe(0.0)
+  except jax.errors.JaxRuntimeError:
+    return {}
+  return _CPU_COMPILER_OPTIONS
+
+
+def jit(function: Callable, **options: Any) -> Callable:
+  """`jax.jit` with this platform's compiler options.
+
+  The options are looked up at the first call, not at import, so that importing
+  a module does not start a jax backend.
+
+  Args:
+    function: the function to compile.
+    **options: passed on to `jax.jit`.
+
+  Returns:
+    The compiled function.
+  """
+
+  @functools.cache
+  def compiled() -> Callable:
+    return jax.jit(function, compiler_options=compiler_options(), **options)
+
+  @functools.wraps(function)
+  def call(*args: Any, **kwargs: Any) -> Any:
+    return compiled()(*args, **kwargs)
+
+  return call
+
+
+def keep_freed_memory() -> None:
+  """Asks glibc to reuse freed memory instead of returning it to the kernel.
+
+  Page faults took a third of a training step on the machine it was measured
+  on. For programs, not for libraries: it changes the whole process. Does
+  nothing where the C library is not glibc.
+  """
+  if not sys.platform.startswith("linux"):
+    return
+  mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+  if mallopt is None:
+    return
+  trim_threshold, mmap_max = -1, -4  # parameter numbers of malloc.h
+  mallopt(mmap_max, 0)
+  mallopt(trim_threshold, 2**31 - 1)
