@@ -1,0 +1,1 @@
+"""How invariance is measured: pure JAX on functions and arrays, no flax."""

@@ -1,0 +1,25 @@
+"""The study's figures: a table in, a matplotlib Figure out.
+
+Nothing here reads a file or a model. A figure drawn twice from the same table
+is the same, byte for byte, when rendered by `render`.
+"""
+
+from analysis.figures.layers import (
+  dose_response,
+  invariance_by_layer,
+  sensitivity_map,
+)
+from analysis.figures.performance import (
+  accuracy_and_consistency,
+  training_curves,
+)
+from analysis.figures.style import render
+
+__all__ = [
+  "accuracy_and_consistency",
+  "dose_response",
+  "invariance_by_layer",
+  "render",
+  "sensitivity_map",
+  "training_curves",
+]

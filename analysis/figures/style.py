@@ -1,0 +1,217 @@
+"""How all figures look, and which run has which line.
+
+Lines differ in marker and dash as well as in colour, and colours in lightness,
+so that grey prints work.
+"""
+
+import io
+import textwrap
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+
+# Reference transformations of figures that show one dose of each family: what
+# a reader would call a small change that should not matter.
+REFERENCE_DOSES = {
+  "translation": (2.0, "2 px"),
+  "rotation": (15.0, "15°"),
+  "scaling": (float(np.log2(1.2)), "factor 1.2"),
+}
+
+UNITS = {
+  "translation": "shift (px)",
+  "rotation": "angle (degrees)",
+  "scaling": "scaling (log2 of the factor)",
+}
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+UNTRAINED = (0, (4, 2))
+
+_COLOURS = {
+  "max": "#08306b",
+  "none": "#e6550d",
+  "avg": "#41ab5d",
+  "stride": "#ce6dbd",
+}
+
+STYLE = {
+  "font.size": 9,
+  "axes.titlesize": 9,
+  "axes.spines.top": False,
+  "axes.spines.right": False,
+  "axes.grid": True,
+  "grid.color": "#dddddd",
+  "grid.linewidth": 0.6,
+  "legend.frameon": False,
+  "lines.linewidth": 1.4,
+  "lines.markersize": 4,
+  "figure.dpi": 100,
+  "savefig.dpi": 150,
+  "svg.hashsalt": "partial-invariance",
+  "svg.fonttype": "path",
+}
+
+
+class Style(NamedTuple):
+  """How one architecture is drawn.
+
+  Attributes:
+    run: the run's name.
+    label: the architecture in words.
+    depth: its depth.
+    colour: by pooling.
+    marker: by depth.
+  """
+
+  run: str
+  label: str
+  depth: int
+  colour: str
+  marker: str
+
+
+def render(figure: Figure) -> dict[str, bytes]:
+  """A figure as files, without dates or random identifiers.
+
+  Args:
+    figure: the figure.
+
+  Returns:
+    Content by suffix: ".png" and ".svg".
+  """
+  files = {}
+  for suffix, metadata in (
+    (".png", {"Software": None}),
+    (".svg", {"Date": None, "Creator": None}),
+  ):
+    buffer = io.BytesIO()
+    with mpl.rc_context(STYLE):
+      figure.savefig(buffer, format=suffix[1:], metadata=metadata)
+    files[suffix] = buffer.getvalue()
+  return files
+
+
+def new_figure(
+  rows: int, columns: int, size: tuple[float, float]
+) -> tuple[Figure, Any]:
+  """An empty figure and its (rows, columns) axes; size in inches."""
+  layout = ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.06)
+  figure = Figure(figsize=size, layout=layout)
+  return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def caption(figure: Figure, text: str) -> None:
+  """Puts a wrapped caption below everything else."""
+  width = int(figure.get_figwidth() * 15.5)
+  figure.supxlabel(
+    textwrap.fill(text, width), fontsize=8, x=0.01, ha="left", color="#333333"
+  )
+
+
+def architectures(table: pd.DataFrame) -> list[Style]:
+  """The runs of a table, in its order.
+
+  Args:
+    table: measurements, training curves or a summary of them.
+
+  Returns:
+    One style a run. Labels name the width too where two runs would share one.
+  """
+  runs = table.drop_duplicates("run").to_dict("records")
+  depths = sorted({row["depth"] for row in runs})
+  labels = [_label(row) for row in runs]
+  return [
+    Style(
+      row["run"],
+      label if labels.count(label) == 1 else f"{label} ({row['run']})",
+      int(row["depth"]),
+      _COLOURS.get(row["pooling"], "#636363"),
+      MARKERS[depths.index(row["depth"]) % len(MARKERS)],
+    )
+    for row, label in zip(runs, labels, strict=True)
+  ]
+
+
+def _label(row: Mapping[Any, Any]) -> str:
+  if row["model"] == "mlp":
+    return f"fully connected, depth {row['depth']}"
+  names = {"none": "no pooling", "stride": "strided convolution"}
+  pooling = names.get(row["pooling"], f"{row['pooling']} pooling")
+  return f"{pooling}, depth {row['depth']}"
+
+
+def legend(figure: Figure, styles: list[Style], *, stages: bool) -> None:
+  """One legend above all panels."""
+  handles = [
+    Line2D([], [], color=s.colour, marker=s.marker, label=s.label)
+    for s in styles
+  ]
+  if stages:
+    handles += [
+      Line2D([], [], color="#444444", label="trained"),
+      Line2D([], [], color="#444444", ls=UNTRAINED, label="untrained"),
+    ]
+  columns = 4 if len(handles) in (4, 7, 8) else 3
+  figure.legend(handles=handles, loc="outside upper center", ncols=columns)
+
+
+def line_with_band(
+  axis: Axes, x: Any, rows: pd.DataFrame, colour: Any, **line: Any
+) -> None:
+  """Draws the mean as a line and the interval over seeds as a band."""
+  axis.plot(x, rows["mean"], color=colour, **line)
+  axis.fill_between(
+    x, rows["low"], rows["high"], color=colour, alpha=0.15, lw=0
+  )
+
+
+def families(table: pd.DataFrame) -> list[str]:
+  """The families of a table, in the order of the figures."""
+  present = set(table["transform"])
+  return [name for name in UNITS if name in present]
+
+
+def at_reference(
+  summary: pd.DataFrame, family: str
+) -> tuple[pd.DataFrame, str]:
+  """One family's rows at its reference dose, or at the nearest there is.
+
+  Args:
+    summary: of `statistics.summarize`.
+    family: the family's name.
+
+  Returns:
+    The rows, and the dose in words.
+  """
+  rows = summary[summary["transform"] == family]
+  wanted, name = REFERENCE_DOSES[family]
+  doses = rows["dose"][rows["dose"] > 0]
+  nearest = float(doses.iloc[int((doses - wanted).abs().argmin())])
+  if not np.isclose(nearest, wanted, atol=1e-3):
+    name = f"{nearest:g} {rows['unit'].iloc[0]}"
+  return rows[rows["dose"] == nearest], name
+
+
+def replication(table: pd.DataFrame) -> str:
+  """Seeds, interval and images of a summary, for captions."""
+  seeds, images = int(table["n_seeds"].max()), int(table["n_images"].max())
+  return f"{over_seeds(seeds)}; {images} test images each"
+
+
+def over_seeds(seeds: int) -> str:
+  """What the lines and bands are, for captions."""
+  if seeds == 1:
+    return "1 seed, so no interval"
+  return f"mean and 95 % t interval over n = {seeds} seeds"
+
+
+def datasets(table: pd.DataFrame) -> str:
+  """The data sets of a table, for captions."""
+  return ", ".join(sorted(set(table["dataset"])))
