@@ -1,0 +1,73 @@
+"""What every command shares: flags in, one-line errors and exit codes out."""
+
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from absl import app, flags, logging
+
+from experiments.errors import ExperimentError, UsageError
+
+USAGE, FAILURE, INTERRUPTED = 2, 1, 130
+
+flags.DEFINE_bool("debug", False, "show the traceback of an error")
+
+_HELP = {"-h", "--h", "-help", "--help", "-helpfull", "--helpfull"}
+
+
+def run(main: Callable[[], None]) -> None:
+  """Runs a command: parses flags, calls `main`, exits.
+
+  Exit code 0 for success, 2 for a wrong command line, 1 for a failure, 130 for
+  an interrupt. Errors that the user can mend are one line on stderr.
+
+  Args:
+    main: the command.
+  """
+  app.run(lambda _: _guarded(main), flags_parser=_parse)
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+  """Absl's parser, but errors are one line and help is no error."""
+  if _HELP & set(argv):
+    app.usage(shorthelp="full" not in " ".join(argv), writeto_stdout=True)
+    sys.exit(0)
+  try:
+    rest = flags.FLAGS(list(argv))
+  except flags.Error as error:
+    missing = re.match(r"flag --(\w+)=None: .* other than None", str(error))
+    _fail(f"--{missing[1]} is required" if missing else str(error), USAGE)
+  if len(rest) > 1:
+    _fail(f"unexpected argument {rest[1]!r}; flags start with --", USAGE)
+  return rest
+
+
+def _guarded(main: Callable[[], None]) -> None:
+  if not flags.FLAGS["verbosity"].present:
+    logging.set_verbosity(logging.WARNING)  # jax logs every missing backend
+  from models import platform
+
+  platform.keep_freed_memory()
+  try:
+    main()
+  except UsageError as error:
+    _fail(str(error), USAGE)
+  except BrokenPipeError:
+    os._exit(FAILURE)  # nobody reads; a second message would fail too
+  except (ExperimentError, OSError) as error:
+    _fail(str(error), FAILURE)
+  except KeyboardInterrupt:
+    _fail(
+      "interrupted; the same command continues where it stopped", INTERRUPTED
+    )
+
+
+def _fail(message: str, code: int) -> NoReturn:
+  debug = flags.FLAGS.is_parsed() and flags.FLAGS.debug
+  if debug and sys.exc_info()[0] is not None:
+    traceback.print_exc()
+  print(f"error: {' '.join(message.split())}", file=sys.stderr)
+  sys.exit(code)

@@ -1,0 +1,175 @@
+"""Every flag, as frozen dataclasses that a notebook can build too.
+
+The dataclasses are the definition: their defaults are the flags' defaults and
+their docstrings the flags' help. Nothing here imports jax.
+"""
+
+import dataclasses
+import re
+from collections.abc import Collection
+from typing import Any, TypeVar
+
+from absl import flags
+
+from experiments.errors import UsageError
+
+T = TypeVar("T")
+
+# Flags defined here belong to the command that asks for them, so that its
+# --help lists them.
+flags.disclaim_key_flags()
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+  """Images.
+
+  Attributes:
+    dataset: digits, mnist, fashion_mnist, kmnist or tfds:NAME.
+    data_dir: folder with the IDX .gz files or TFDS's data; TFDS's default if
+      empty.
+    canvas: width and height that images are padded to, in pixels.
+    train_examples: use the first so many training images; 0 for all.
+    test_examples: use the first so many test images; 0 for all.
+  """
+
+  dataset: str = "digits"
+  data_dir: str = ""
+  canvas: int = 32
+  train_examples: int = 0
+  test_examples: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+  """Architecture.
+
+  Attributes:
+    model: an entry of models.zoo.MODELS: cnn, mlp or lecture.
+    pooling: max, avg, stride or none, after each convolution.
+    depth: number of convolutions (cnn) or hidden layers (mlp), 1 to 6.
+    width: channels of each convolution, or units of each hidden layer.
+    kernel_size: width of each kernel.
+    padding: same (zeros), valid or circular.
+    head: dense or gap (global average).
+  """
+
+  model: str = "cnn"
+  pooling: str = "max"
+  depth: int = 3
+  width: int = 32
+  kernel_size: int = 3
+  padding: str = "same"
+  head: str = "dense"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+  """Training.
+
+  Attributes:
+    epochs: passes over the training set.
+    batch_size: images a step; an incomplete last batch is left out.
+    optimizer: adamw or sgd (momentum 0.9).
+    learning_rate: peak learning rate; 0 for the optimizer's default.
+    schedule: cosine (a tenth of warm-up, then to zero) or constant.
+    weight_decay: decoupled weight decay (adamw) or L2 (sgd).
+    augment: random transformations, as in translation:4,rotation:15: each
+      parameter uniform within plus or minus the number; empty for none.
+    dtype: float32 or bfloat16, of the computation; parameters are float32.
+    strategy: loop (a step at a time, seeds in turn), scan (an epoch at a time,
+      seeds side by side), or auto: loop on a CPU, scan elsewhere.
+  """
+
+  epochs: int = 5
+  batch_size: int = 128
+  optimizer: str = "adamw"
+  learning_rate: float = 0.0
+  schedule: str = "cosine"
+  weight_decay: float = 1e-4
+  augment: str = ""
+  dtype: str = "float32"
+  strategy: str = "auto"
+
+
+@dataclasses.dataclass(frozen=True)
+class MeasureConfig:
+  """Measuring.
+
+  Attributes:
+    measures: comma-separated names, or all.
+    transforms: the orbits, as in translation:1/2/4,rotation:15/30: the
+      identity and plus and minus each number (for translation, in the four
+      directions); scaling takes log2 factors, or factors as x1.2.
+    shift_map: grid of translations for the sensitivity map, as in 6:2: from -6
+      to 6 px in steps of 2, both ways; empty for none.
+    measure_examples: so many test images, evenly spread; 0 for all.
+    measure_batch_size: images a step; 0 to choose by memory.
+    order: interpolation, 1 (bilinear) or 3 (cubic).
+  """
+
+  measures: str = "all"
+  transforms: str = (
+    "translation:1/2/4/6,rotation:5/10/15/20/30/45/60/90,"
+    "scaling:x1.05/x1.1/x1.2/x1.3/x1.4/x1.5/x1.7/x2"
+  )
+  shift_map: str = "6:2"
+  measure_examples: int = 256
+  measure_batch_size: int = 0
+  order: int = 1
+
+
+def attribute_help(cls: type) -> dict[str, str]:
+  """The `Attributes:` section of a dataclass's docstring, by field."""
+  section = (cls.__doc__ or "").split("Attributes:\n", 1)[1]
+  entries = re.findall(r"^ {4}(\w+): ((?:.|\n {6})*)", section, re.M)
+  return {name: " ".join(text.split()) for name, text in entries}
+
+
+def define_flags(*classes: type, skip: Collection[str] = ()) -> None:
+  """Defines one flag a field.
+
+  Args:
+    *classes: the dataclasses.
+    skip: fields that get no flag.
+  """
+  for cls in classes:
+    text = attribute_help(cls)
+    for name, default in field_defaults(cls).items():
+      if name in skip:
+        continue
+      if isinstance(default, int):
+        flags.DEFINE_integer(name, default, text[name])
+      elif isinstance(default, float):
+        flags.DEFINE_float(name, default, text[name])
+      else:
+        flags.DEFINE_string(name, default, text[name])
+
+
+def field_defaults(cls: Any) -> dict[str, Any]:
+  """Default value of each field of a dataclass, by name."""
+  return {field.name: field.default for field in dataclasses.fields(cls)}
+
+
+def from_flags(cls: type[T]) -> T:
+  """A dataclass from the parsed flags."""
+  return cls(**{name: flags.FLAGS[name].value for name in field_defaults(cls)})
+
+
+def define_seed_flags(seeds: int) -> None:
+  """Defines --seeds and --seed."""
+  flags.DEFINE_integer("seeds", seeds, "use seeds 0 to N - 1", lower_bound=1)
+  flags.DEFINE_integer("seed", None, "use this one seed", lower_bound=0)
+
+
+def seeds_from_flags() -> tuple[int, ...]:
+  """The seeds that the flags ask for.
+
+  Raises:
+    UsageError: both flags given.
+  """
+  if flags.FLAGS.seed is None:
+    return tuple(range(flags.FLAGS.seeds))
+  if flags.FLAGS["seeds"].present:
+    raise UsageError("--seeds and --seed exclude each other; give one")
+  return (flags.FLAGS.seed,)

@@ -1,0 +1,198 @@
+"""From a network and its parameters to rows of the measurements table."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+
+from analysis import actions, orbits
+from analysis.measures import MEASURES, resolve
+from experiments import specs
+from experiments.config import MeasureConfig, ModelConfig
+from experiments.datasets import Dataset
+from experiments.errors import UsageError
+from models.zoo import Model
+
+SHIFT_MAP = "translation_map"
+
+# Measures whose value is made of positions do not apply to the sensitivity
+# map, which asks one question of many translations.
+_MAP_MEASURES = ("invariance_error",)
+
+
+def parse_orbits(config: MeasureConfig) -> tuple[actions.Orbit, ...]:
+  """The orbits that all measures see.
+
+  Raises:
+    UsageError: malformed transformations, or none.
+  """
+  magnitudes = specs.parse_magnitudes(config.transforms, "transforms")
+  if not magnitudes:
+    raise UsageError("--transforms is empty: give at least one transformation")
+  try:
+    return tuple(
+      actions.orbit(m.family, specs.elements(m), order=config.order)
+      for m in magnitudes
+    )
+  except ValueError as error:
+    raise UsageError(f"--transforms={config.transforms}: {error}") from error
+
+
+def parse_shift_map(config: MeasureConfig) -> actions.Orbit | None:
+  """The grid of translations of the sensitivity map, if there is to be one."""
+  grid = specs.shift_grid(config.shift_map)
+  if not grid:
+    return None
+  return actions.orbit("translation", grid, name=SHIFT_MAP, order=config.order)
+
+
+def parse_measures(config: MeasureConfig) -> tuple[str, ...]:
+  """Names of the measures.
+
+  Raises:
+    UsageError: an unknown name.
+  """
+  if config.measures == "all":
+    return tuple(MEASURES)
+  names = tuple(filter(None, config.measures.split(",")))
+  try:
+    resolve(names)
+  except ValueError as error:
+    raise UsageError(f"--measures={config.measures}: {error}") from error
+  return names
+
+
+def check(config: MeasureConfig, dataset: Dataset) -> None:
+  """Refuses flags that cannot be measured, before hours of training.
+
+  Raises:
+    UsageError: naming the flag.
+  """
+  parse_orbits(config)
+  parse_shift_map(config)
+  parse_measures(config)
+  available = len(dataset.test.labels)
+  if config.measure_examples > available or config.measure_examples == 1:
+    raise UsageError(
+      f"--measure_examples={config.measure_examples} is not 0 or between 2 and"
+      f" the {available} test images"
+    )
+
+
+def jobs(
+  config: MeasureConfig, stage: str
+) -> list[tuple[actions.Orbit, tuple[str, ...]]]:
+  """What is measured of a network: orbits with the names of their measures.
+
+  The sensitivity map is made of trained networks only.
+
+  Raises:
+    UsageError: malformed flags.
+  """
+  result = [(o, parse_measures(config)) for o in parse_orbits(config)]
+  grid = parse_shift_map(config)
+  if grid is not None and stage == "trained":
+    result.append((grid, _MAP_MEASURES))
+  return result
+
+
+def steps(config: MeasureConfig, dataset: Dataset, stage: str) -> int:
+  """Transformed images that a network has to see, for progress bars."""
+  elements = sum(len(o.thetas) for o, _ in jobs(config, stage))
+  return elements * (config.measure_examples or len(dataset.test.labels))
+
+
+def examples(config: MeasureConfig, dataset: Dataset) -> np.ndarray:
+  """Indices of the test images that are measured, evenly spread.
+
+  Spread, because neighbouring images can be by the same hand: the first 128
+  digits are all of one writer.
+  """
+  available = len(dataset.test.labels)
+  count = config.measure_examples or available
+  return np.arange(count) * available // count
+
+
+def measure_network(
+  model: Model,
+  params: Any,
+  dataset: Dataset,
+  config: MeasureConfig,
+  stage: str = "trained",
+  *,
+  progress: Callable[[int], None] | None = None,
+) -> pd.DataFrame:
+  """Measures one network on test images.
+
+  Args:
+    model: a network of `models`.
+    params: its variables.
+    dataset: whose test split is used.
+    config: measures, transformations and number of images.
+    stage: "init" or "trained"; see `jobs`.
+    progress: called with the number of transformed images done.
+
+  Returns:
+    The table of `analysis.orbits.measure`.
+  """
+  chosen = examples(config, dataset)
+  images, labels = dataset.test.images[chosen], dataset.test.labels[chosen]
+  # Parameters as arguments: one compilation for all seeds and stages.
+  fn = jax.tree_util.Partial(model.apply, jax.tree.map(jnp.asarray, params))
+  geometry = model.geometry(images.shape[1])
+  tables = []
+  for o, names in jobs(config, stage):
+    done = None
+    if progress is not None:
+      done = functools.partial(_weighted, progress, len(o.thetas))
+    tables.append(
+      orbits.measure(
+        fn,
+        images,
+        o,
+        names,
+        geometry=geometry,
+        labels=labels,
+        batch_size=config.measure_batch_size or None,
+        progress=done,
+      )
+    )
+  return pd.concat(tables, ignore_index=True)
+
+
+def _weighted(progress: Callable[[int], None], weight: int, n: int) -> None:
+  progress(weight * n)
+
+
+def run_columns(
+  run: str,
+  dataset: str,
+  model: ModelConfig,
+  augment: str,
+) -> dict[str, Any]:
+  """The columns that say which run a row is of; blank where not applicable."""
+  cnn = model.model == "cnn"
+  return {
+    "run": run,
+    "dataset": dataset,
+    "model": model.model,
+    "pooling": model.pooling if cnn else "",
+    "depth": model.depth,
+    "padding": model.padding if cnn else "",
+    "head": model.head if cnn else "",
+    "augmentation": augment or "none",
+    "width": model.width,
+  }
+
+
+def tagged(
+  table: pd.DataFrame, columns: Mapping[str, Any], seed: int, stage: str
+) -> pd.DataFrame:
+  """The table with the columns of its run, seed and stage in front."""
+  front = {**columns, "seed": seed, "stage": stage}
+  head = pd.DataFrame({k: [v] * len(table) for k, v in front.items()})
+  return pd.concat([head, table], axis=1)

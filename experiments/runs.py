@@ -1,0 +1,249 @@
+"""One run: an architecture trained with several seeds, then measured.
+
+A run lives in a folder (see `experiments.store`). What is in the folder already
+is not done again.
+"""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from experiments import building, measuring, store, training
+from experiments.config import (
+  DataConfig,
+  MeasureConfig,
+  ModelConfig,
+  TrainConfig,
+)
+from experiments.datasets import Dataset
+from experiments.errors import ExperimentError
+from experiments.progress import Progress
+from experiments.store import STAGES, RunFolder
+from models.zoo import Model
+
+# Seconds on 2 cores, read off the quick study; only the progress bar depends on
+# them. A training image costs three forward passes; a measured one costs its
+# forward pass and the handling of every activation.
+_TRAIN_FLOP, _FORWARD_FLOP, _UNIT = 1 / 60e9, 1 / 100e9, 4.5e-9
+_COMPILE = 5.0
+
+Part = tuple[int, str]  # a seed and a stage
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """An architecture, its flags, and the folder that it lives in."""
+
+  name: str
+  data: DataConfig
+  config: ModelConfig
+  train: TrainConfig
+  model: Model
+  folder: RunFolder
+
+  @property
+  def columns(self) -> dict[str, Any]:
+    """The columns of tables that say which run a row is of."""
+    return measuring.run_columns(
+      self.name, self.data.dataset, self.config, self.train.augment
+    )
+
+
+def run_name(config: ModelConfig) -> str:
+  """A folder name that tells architectures apart."""
+  parts = [config.model]
+  if config.model == "cnn":
+    parts += [config.pooling, f"d{config.depth}", f"w{config.width}"]
+    parts += [f"k{config.kernel_size}", config.padding, config.head]
+  elif config.model == "mlp":
+    parts += [f"d{config.depth}", f"w{config.width}"]
+  return "-".join(parts)
+
+
+def make_run(
+  path: Path,
+  data: DataConfig,
+  config: ModelConfig,
+  train: TrainConfig,
+  dataset: Dataset,
+) -> Run:
+  """Builds a run and makes its folder its own.
+
+  Args:
+    path: the run folder.
+    data: where the images come from.
+    config: the architecture.
+    train: how it is trained.
+    dataset: the images.
+
+  Returns:
+    The run.
+
+  Raises:
+    UsageError: an architecture that cannot be.
+    ExperimentError: the folder holds a run with other flags or data.
+  """
+  model = building.build_model(
+    config,
+    num_classes=dataset.num_classes,
+    canvas=data.canvas,
+    dtype=train.dtype,
+  )
+  folder = RunFolder(path)
+  folder.claim(
+    store.as_config(data=data, model=config, train=train),
+    store.provenance(dataset.provenance),
+  )
+  return Run(run_name(config), data, config, train, model, folder)
+
+
+def read_configs(path: Path) -> tuple[DataConfig, ModelConfig, TrainConfig]:
+  """The flags of the run in a folder.
+
+  Raises:
+    ExperimentError: no run there, or one of another format.
+  """
+  if not (path / "config.json").exists():
+    raise ExperimentError(
+      f"{path} holds no config.json: give the --workdir of a run, or make one"
+      " with python -m experiments.train"
+    )
+  config = store.read_json(path / "config.json")
+  try:
+    return (
+      DataConfig(**config["data"]),
+      ModelConfig(**config["model"]),
+      TrainConfig(**config["train"]),
+    )
+  except (KeyError, TypeError) as error:
+    raise ExperimentError(
+      f"{path / 'config.json'} is not a run of this version: {error}"
+    ) from error
+
+
+def missing_seeds(run: Run, seeds: Sequence[int]) -> list[int]:
+  """Those of the seeds whose training is not complete."""
+  done = run.folder.trained_seeds()
+  return [seed for seed in seeds if seed not in done]
+
+
+def missing_parts(
+  run: Run, seeds: Sequence[int], config: MeasureConfig
+) -> list[Part]:
+  """The (seed, stage) pairs without measurements made with these flags."""
+  run.folder.claim_measurements(store.as_config(measure=config))
+  untrained = missing_seeds(run, seeds)
+  return [
+    (seed, stage)
+    for seed in seeds
+    for stage in STAGES
+    if seed in untrained or not run.folder.part_path(seed, stage).exists()
+  ]
+
+
+def cost(
+  run: Run,
+  dataset: Dataset,
+  seeds: Sequence[int],
+  config: MeasureConfig,
+  parts: Sequence[Part],
+) -> float:
+  """About how many seconds work will take, for progress bars."""
+  images = len(dataset.train.labels) * run.train.epochs * len(seeds)
+  seen = sum(measuring.steps(config, dataset, stage) for _, stage in parts)
+  train_cost, measure_cost = _image_costs(run)
+  compilations = bool(seeds) + bool(parts)
+  return images * train_cost + seen * measure_cost + compilations * _COMPILE
+
+
+def _image_costs(run: Run) -> tuple[float, float]:
+  """Seconds a training image and a transformed image take."""
+  geometry = run.model.geometry(run.data.canvas)
+  flops = units = 0.0
+  for name, count in run.model.parameter_counts(run.data.canvas).items():
+    spatial = geometry[name].spatial
+    positions = spatial[0] * spatial[1] if spatial else 1
+    flops += 2 * count * positions
+    units += run.config.width * positions
+  return 3 * flops * _TRAIN_FLOP, flops * _FORWARD_FLOP + units * _UNIT
+
+
+def train(
+  run: Run, dataset: Dataset, seeds: Sequence[int], bar: Progress
+) -> None:
+  """Trains seeds and stores each as soon as it is done.
+
+  Raises:
+    UsageError, NonFiniteLossError: see `training.train`.
+  """
+  if not seeds:
+    return
+  side_by_side = training.resolve_strategy(run.train) == "scan"
+  epoch_cost = len(dataset.train.labels) * _image_costs(run)[0]
+  bar.compiling(_COMPILE)
+  names = [f"seed {seed}" for seed in seeds]
+  bar.start(f"train {run.name} {'all seeds' if side_by_side else names[0]}")
+  start = time.perf_counter()
+  results = training.train(
+    run.model,
+    dataset,
+    run.train,
+    seeds,
+    progress=lambda count: bar.advance(count * epoch_cost),
+  )
+  for i, result in enumerate(results, start=1):
+    run.folder.add_seed(
+      result.seed,
+      result.initial,
+      result.trained,
+      [m._asdict() for m in result.metrics],
+    )
+    run.folder.add_seconds("train", time.perf_counter() - start)
+    start = time.perf_counter()
+    if i < len(seeds):
+      bar.start(f"train {run.name} {names[i]}")
+
+
+def measure(
+  run: Run,
+  dataset: Dataset,
+  config: MeasureConfig,
+  parts: Sequence[Part],
+  bar: Progress,
+) -> None:
+  """Measures seeds and stages and stores each.
+
+  Raises:
+    UsageError: flags that cannot be measured.
+    ExperimentError: parameters that are missing or damaged.
+  """
+  if parts:
+    bar.compiling(_COMPILE)
+  image_cost = _image_costs(run)[1]
+  for seed, stage in parts:
+    bar.start(f"measure {run.name} seed {seed} {stage}")
+    start = time.perf_counter()
+    table = measuring.measure_network(
+      run.model,
+      store.load_params(run.folder.params_path(seed, stage)),
+      dataset,
+      config,
+      stage,
+      progress=lambda n: bar.advance(n * image_cost),
+    )
+    store.write_table(
+      run.folder.part_path(seed, stage),
+      measuring.tagged(table, run.columns, seed, stage),
+    )
+    run.folder.add_seconds("measure", time.perf_counter() - start)
+
+
+def join(run: Run, seeds: Sequence[int]) -> pd.DataFrame:
+  """Joins the measurements of all seeds and stages into the run's table."""
+  return run.folder.join_measurements(
+    [(seed, stage) for seed in seeds for stage in STAGES]
+  )

@@ -1,0 +1,59 @@
+"""Question: how invariant is each layer, with and without pooling, by depth?
+
+Trains every cell of a preset, measures every layer before and after training,
+and leaves tables and figures in results/<preset>/. What is complete is not
+done again.
+
+  python -m experiments.study --preset=quick
+  python -m experiments.study --preset=quick --dataset=mnist --data_dir=DIR
+
+Expected time: see experiments/presets.py.
+"""
+
+import dataclasses
+from pathlib import Path
+
+from absl import flags
+
+from experiments import cli, config
+
+flags.DEFINE_string(
+  "preset", "quick", "which study; see experiments/presets.py"
+)
+flags.DEFINE_string("workdir", "", "results folder; results/<preset> if empty")
+config.define_seed_flags(5)
+config.define_flags(
+  config.DataConfig,
+  config.ModelConfig,
+  config.TrainConfig,
+  config.MeasureConfig,
+  skip=("model", "pooling", "depth"),
+)
+
+
+def main() -> None:
+  """Runs or resumes a study; prints the path of its results last."""
+  from experiments import datasets, presets, studies
+
+  changes = {
+    field.name: flags.FLAGS[field.name].value
+    for cls in (
+      config.DataConfig,
+      config.ModelConfig,
+      config.TrainConfig,
+      config.MeasureConfig,
+    )
+    for field in dataclasses.fields(cls)
+    if field.name in flags.FLAGS and flags.FLAGS[field.name].present
+  }
+  if flags.FLAGS["seeds"].present or flags.FLAGS["seed"].present:
+    changes["seeds"] = config.seeds_from_flags()
+  study = presets.build(flags.FLAGS.preset, changes)
+  workdir = Path(flags.FLAGS.workdir or presets.default_workdir(study))
+  dataset = datasets.load(study.data)
+  studies.run_study(study, dataset, workdir)
+  print(workdir)
+
+
+if __name__ == "__main__":
+  cli.run(main)

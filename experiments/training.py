@@ -1,0 +1,358 @@
+"""Training: functional, jitted, the whole set on the device, seeds as an axis.
+
+Two strategies compute the same thing, to rounding:
+
+* loop: one compiled step at a time, seeds one after another. The fast one on a
+  CPU, where XLA runs convolutions inside a loop 10 to 100 times slower.
+* scan: one compiled epoch at a time, all seeds under `vmap`. The fast one on
+  an accelerator, which it keeps busy without the host.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from experiments.building import make_augmentation, make_optimizer
+from experiments.config import TrainConfig
+from experiments.datasets import Dataset, Split
+from experiments.errors import ExperimentError, UsageError
+from models import platform
+from models.zoo import Model
+
+_EVAL_BATCH = 256
+
+# Purposes of random numbers; fold_in of the seed's key.
+_INIT, _SHUFFLE, _AUGMENT = range(3)
+
+Params = Any
+
+
+class TrainState(NamedTuple):
+  """Everything a step changes."""
+
+  params: Params
+  optimizer: Any
+  step: Int[Array, ""]
+
+
+class EpochMetrics(NamedTuple):
+  """One line of metrics.jsonl."""
+
+  seed: int
+  epoch: int
+  step: int
+  train_loss: float
+  test_loss: float
+  test_accuracy: float
+  images_per_second: float
+
+
+class TrainedSeed(NamedTuple):
+  """What a seed leaves: parameters before and after, and its metrics."""
+
+  seed: int
+  initial: Params
+  trained: Params
+  metrics: list[EpochMetrics]
+
+
+class NonFiniteLossError(ExperimentError):
+  """The loss became infinite or NaN."""
+
+
+def resolve_strategy(config: TrainConfig) -> str:
+  """The strategy that a run uses: "loop" or "scan".
+
+  Raises:
+    UsageError: an unknown strategy.
+  """
+  if config.strategy not in ("auto", "loop", "scan"):
+    raise UsageError(f"--strategy={config.strategy} is not auto, loop or scan")
+  if config.strategy == "auto":
+    return "loop" if platform.on_cpu() else "scan"
+  return config.strategy
+
+
+class DeviceSplit(NamedTuple):
+  """A split on the device: uint8 images and int32 labels."""
+
+  images: Array
+  labels: Array
+
+
+class Trainer(NamedTuple):
+  """The compiled pieces of a training run; build with `make_trainer`."""
+
+  create_train_state: Callable[..., TrainState]
+  train_epoch: Callable[..., tuple[TrainState, Array]]
+  evaluate: Callable[..., tuple[Array, Array]]
+  strategy: str
+
+
+def make_trainer(
+  model: Model, config: TrainConfig, dataset: Dataset
+) -> Trainer:
+  """Builds the functions of a run, once for all seeds.
+
+  Args:
+    model: a network of `models`.
+    config: how to train.
+    dataset: for its shapes.
+
+  Returns:
+    The trainer. With the scan strategy its functions take and return an
+    additional leading axis of seeds.
+
+  Raises:
+    UsageError: flags that do not fit each other or the data.
+  """
+  examples = len(dataset.train.labels)
+  if not 1 <= config.batch_size <= examples:
+    raise UsageError(
+      f"--batch_size={config.batch_size} is not between 1 and the {examples}"
+      " training images"
+    )
+  if config.epochs < 1:
+    raise UsageError(f"--epochs={config.epochs} is not positive")
+  strategy = resolve_strategy(config)
+  steps = examples // config.batch_size
+  optimizer = make_optimizer(config, config.epochs * steps)
+  augment = make_augmentation(config)
+  example = jnp.zeros((1, *dataset.train.images.shape[1:]))
+
+  def create_train_state(seed: Array) -> TrainState:
+    key = jax.random.fold_in(jax.random.key(seed), _INIT)
+    params = model.init(key, example)
+    return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+
+  def batch_indices(seed: Array, epoch: Array) -> Array:
+    key = jax.random.fold_in(jax.random.key(seed), _SHUFFLE)
+    order = jax.random.permutation(jax.random.fold_in(key, epoch), examples)
+    return order[: steps * config.batch_size].reshape(steps, -1)
+
+  def train_step(
+    state: TrainState, seed: Array, indices: Array, data: DeviceSplit
+  ) -> tuple[TrainState, Array]:
+    images = as_float(data.images[indices])
+    if augment is not None:
+      key = jax.random.fold_in(jax.random.key(seed), _AUGMENT)
+      images = augment(jax.random.fold_in(key, state.step), images)
+
+    def loss_of(params: Params) -> Array:
+      logits, _ = model.apply(params, images, train=True)
+      return cross_entropy(logits, data.labels[indices]).mean()
+
+    loss, gradient = jax.value_and_grad(loss_of)(state.params)
+    updates, opt = optimizer.update(gradient, state.optimizer, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(params, opt, state.step + 1), loss
+
+  evaluate = functools.partial(evaluate_sums, model)
+  if strategy == "scan":
+    return _scanned(create_train_state, batch_indices, train_step, evaluate)
+  return _looped(create_train_state, batch_indices, train_step, evaluate)
+
+
+def _looped(
+  create_train_state: Callable,
+  batch_indices: Callable,
+  train_step: Callable,
+  evaluate: Callable,
+) -> Trainer:
+  step = platform.jit(train_step, donate_argnums=0)
+  order = platform.jit(batch_indices)
+
+  def train_epoch(
+    state: TrainState, seed: Array, epoch: Array, data: DeviceSplit
+  ) -> tuple[TrainState, Array]:
+    losses = []
+    for indices in order(seed, epoch):
+      state, loss = step(state, seed, indices, data)
+      losses.append(loss)
+    return state, jnp.stack(losses)
+
+  return Trainer(
+    platform.jit(create_train_state), train_epoch, evaluate, "loop"
+  )
+
+
+def _scanned(
+  create_train_state: Callable,
+  batch_indices: Callable,
+  train_step: Callable,
+  evaluate: Callable,
+) -> Trainer:
+  def train_epoch(
+    state: TrainState, seed: Array, epoch: Array, data: DeviceSplit
+  ) -> tuple[TrainState, Array]:
+    def body(state: TrainState, indices: Array) -> tuple[TrainState, Array]:
+      return train_step(state, seed, indices, data)
+
+    return lax.scan(body, state, batch_indices(seed, epoch))
+
+  return Trainer(
+    platform.jit(jax.vmap(create_train_state)),
+    platform.jit(
+      jax.vmap(train_epoch, in_axes=(0, 0, None, None)), donate_argnums=0
+    ),
+    jax.vmap(evaluate, in_axes=(0, None)),
+    "scan",
+  )
+
+
+def as_float(images: Array) -> Float[Array, "n h w c"]:
+  """uint8 images as float32 in [0, 1]."""
+  return images.astype(jnp.float32) / 255
+
+
+def cross_entropy(
+  logits: Float[Array, "n k"], labels: Int[Array, " n"]
+) -> Float[Array, " n"]:
+  """Softmax cross entropy of each image, in nats."""
+  return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def evaluate_sums(
+  model: Model, params: Params, data: DeviceSplit
+) -> tuple[Array, Array]:
+  """Mean loss and accuracy over a split.
+
+  Args:
+    model: the network.
+    params: its variables.
+    data: the split, on the device or not.
+
+  Returns:
+    Loss in nats and accuracy in 0..1.
+  """
+  loss, hits = jnp.zeros(()), jnp.zeros((), jnp.int32)
+  count = data.labels.shape[0]
+  for start in range(0, count, _EVAL_BATCH):
+    images = data.images[start : start + _EVAL_BATCH]
+    labels = data.labels[start : start + _EVAL_BATCH]
+    added = _eval_batch(model, params, images, labels)
+    loss, hits = loss + added[0], hits + added[1]
+  return loss / count, hits / count
+
+
+def _evaluate_batch(
+  model: Model, params: Params, images: Array, labels: Array
+) -> tuple[Array, Array]:
+  logits, _ = model.apply(params, as_float(images))
+  correct = jnp.argmax(logits, axis=-1) == labels
+  return cross_entropy(logits, labels).sum(), correct.sum()
+
+
+_eval_batch = platform.jit(_evaluate_batch, static_argnames="model")
+
+
+def train(
+  model: Model,
+  dataset: Dataset,
+  config: TrainConfig,
+  seeds: Sequence[int],
+  *,
+  progress: Callable[[int], None] = lambda epochs: None,
+) -> Iterable[TrainedSeed]:
+  """Trains one network a seed.
+
+  Args:
+    model: the network.
+    dataset: trained on its train split, tested on its test split.
+    config: how to train.
+    seeds: the seeds.
+    progress: called after every epoch with the number of seeds it was for.
+
+  Yields:
+    Each seed's parameters and metrics, as soon as they are there.
+
+  Raises:
+    UsageError: flags that do not fit each other or the data.
+    NonFiniteLossError: the loss of a seed became infinite or NaN. Nothing of
+      that seed is returned.
+  """
+  trainer = make_trainer(model, config, dataset)
+  data = _on_device(dataset.train), _on_device(dataset.test)
+  if trainer.strategy == "loop":
+    for seed in seeds:
+      yield _run(trainer, config, data, [seed], progress)[0]
+  else:
+    yield from _run(trainer, config, data, seeds, progress)
+
+
+def _on_device(split: Split) -> DeviceSplit:
+  return DeviceSplit(jnp.asarray(split.images), jnp.asarray(split.labels))
+
+
+def _run(
+  trainer: Trainer,
+  config: TrainConfig,
+  data: tuple[DeviceSplit, DeviceSplit],
+  seeds: Sequence[int],
+  progress: Callable[[int], None],
+) -> list[TrainedSeed]:
+  """All epochs of one seed (loop) or of all seeds at once (scan)."""
+  axis = trainer.strategy == "scan"
+  keys = jnp.asarray(seeds if axis else seeds[0], jnp.uint32)
+  state = trainer.create_train_state(keys)
+  initial = _copy(state.params)
+  metrics: dict[int, list[EpochMetrics]] = {seed: [] for seed in seeds}
+  for epoch in range(config.epochs):
+    start = time.perf_counter()
+    number = jnp.asarray(epoch, jnp.uint32)
+    state, losses = trainer.train_epoch(state, keys, number, data[0])
+    losses = np.atleast_2d(jax.device_get(losses))
+    seconds = time.perf_counter() - start
+    steps = losses.shape[1]
+    _check_finite(losses, seeds, epoch * steps)
+    test = jax.device_get(trainer.evaluate(state.params, data[1]))
+    test_loss, accuracy = (np.atleast_1d(value) for value in test)
+    rate = losses.size * config.batch_size / seconds
+    for i, seed in enumerate(seeds):
+      metrics[seed].append(
+        EpochMetrics(
+          seed,
+          epoch + 1,
+          (epoch + 1) * steps,
+          float(losses[i].mean()),
+          float(test_loss[i]),
+          float(accuracy[i]),
+          round(float(rate), 1),
+        )
+      )
+    progress(len(seeds))
+  trained = _copy(state.params)
+
+  def of_seed(params: Params, i: int) -> Params:
+    return jax.tree.map(lambda a: a[i], params) if axis else params
+
+  return [
+    TrainedSeed(seed, of_seed(initial, i), of_seed(trained, i), metrics[seed])
+    for i, seed in enumerate(seeds)
+  ]
+
+
+def _copy(params: Params) -> Params:
+  """To the host. A copy: the next step reuses the device's memory."""
+  return jax.tree.map(lambda a: np.array(a, copy=True), params)
+
+
+def _check_finite(
+  losses: Float[np.ndarray, "seeds steps"], seeds: Sequence[int], before: int
+) -> None:
+  bad = np.argwhere(~np.isfinite(losses))
+  if len(bad):
+    row, column = bad[np.argmin(bad[:, 1])]
+    raise NonFiniteLossError(
+      f"the loss of seed {seeds[row]} is {losses[row, column]} at step"
+      f" {before + column + 1}; nothing of this seed is kept; try a smaller"
+      " --learning_rate"
+    )
