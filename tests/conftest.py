@@ -1,0 +1,53 @@
+"""Strict settings for every test: they hold what library users may switch on."""
+
+import os
+from pathlib import Path
+
+# Before jax is imported: two simulated devices, and matplotlib without screen.
+os.environ.setdefault(
+  "XLA_FLAGS", "--xla_force_host_platform_device_count=2"
+)
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+from jaxtyping import install_import_hook
+
+# Shapes and types of public signatures are checked as the tests run.
+install_import_hook(["analysis", "models"], "beartype.beartype")
+
+import jax
+import numpy as np
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+  parser.addoption(
+    "--data_dir",
+    default="",
+    help="folder with the four MNIST .gz files; without it their tests skip",
+  )
+
+
+@pytest.fixture(scope="session")
+def mnist_dir(request: pytest.FixtureRequest) -> Path:
+  folder = request.config.getoption("--data_dir")
+  if not folder:
+    pytest.skip("needs --data_dir with the MNIST files")
+  return Path(folder).resolve()
+
+
+@pytest.fixture(scope="session")
+def fixtures() -> Path:
+  return Path(__file__).parent / "fixtures"
+
+
+@pytest.fixture(scope="session")
+def digits() -> np.ndarray:
+  """Sixteen real digits on a 32-pixel canvas, (16, 32, 32, 1) in [0, 1]."""
+  from experiments import datasets
+  from experiments.config import DataConfig
+
+  images = datasets.load(DataConfig()).test.images[:480:30]
+  return images.astype(np.float32) / 255

@@ -1,0 +1,128 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from models import layers
+
+
+def _random(*shape, seed=0):
+  rng = np.random.default_rng(seed)
+  return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+
+def _stock(x, kernel, bias, stride, padding):
+  maps = lax.conv_general_dilated(
+    x,
+    kernel,
+    (stride, stride),
+    [(padding, padding)] * 2,
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+  )
+  return maps + bias[None, None, None]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("kernel", "padding"), [(3, 1), (5, 2), (4, 0)])
+@pytest.mark.parametrize("images", [5, 37])  # one piece, several and a rest
+def test_the_fast_gradient_is_the_stock_gradient(
+  channels, stride, kernel, padding, images
+):
+  x = _random(images, 9, 9, channels)
+  k = _random(kernel, kernel, channels, 4, seed=1)
+  b = _random(4, seed=2)
+
+  def loss(convolve):
+    return lambda *args: (jnp.sin(convolve(*args))).sum()
+
+  def fast(x, k, b):
+    return layers.convolution(
+      x, k, b, stride=stride, padding=padding, train=True
+    )
+
+  def stock(x, k, b):
+    return _stock(x, k, b, stride, padding)
+
+  np.testing.assert_allclose(fast(x, k, b), stock(x, k, b), atol=2e-5)
+  ours = jax.grad(loss(fast), argnums=(0, 1, 2))(x, k, b)
+  theirs = jax.grad(loss(stock), argnums=(0, 1, 2))(x, k, b)
+  for one, other in zip(ours, theirs, strict=True):
+    scale = np.abs(other).max()
+    np.testing.assert_allclose(one / scale, other / scale, atol=1e-5)
+
+
+def test_a_convolution_does_not_flip_its_kernel():
+  """The weighted sum of the patch, weights = kernel: a cross-correlation."""
+  x, kernel = _random(1, 6, 6, 1), _random(3, 3, 1, 1, seed=1)
+  maps = layers.convolution(x, kernel, jnp.zeros(1))
+  patch = x[0, 2:5, 1:4, 0]
+  assert maps[0, 2, 1, 0] == pytest.approx(
+    float((patch * kernel[..., 0, 0]).sum()), abs=1e-6
+  )
+
+
+def test_circular_padding_wraps_around():
+  x = _random(2, 6, 6, 3)
+  expected = np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="wrap")
+  np.testing.assert_array_equal(layers.pad_circular(x, 2), expected)
+  with pytest.raises(ValueError, match="padding of 7 .* got 6x6"):
+    layers.pad_circular(x, 7)
+
+
+@pytest.mark.parametrize(("size", "window"), [(8, 2), (9, 2), (9, 3), (11, 3)])
+def test_max_pooling_and_its_gradient_are_flax_s(size, window):
+  # Rounded, so that windows hold equal maxima and ties are tested too.
+  x = jnp.round(_random(3, size, size, 4))
+
+  def fast(x):
+    return layers.max_pool(x, window=window, stride=window, train=True)
+
+  def plain(x):
+    return layers.max_pool(x, window=window, stride=window)
+
+  def stock(x):
+    return nn.max_pool(x, (window, window), (window, window))
+
+  np.testing.assert_array_equal(fast(x), stock(x))
+  np.testing.assert_array_equal(plain(x), stock(x))
+  g = _random(*stock(x).shape, seed=3)
+  ours = jax.grad(lambda x: (fast(x) * g).sum())(x)
+  theirs = jax.grad(lambda x: (stock(x) * g).sum())(x)
+  np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(("window", "stride"), [(2, 2), (3, 3), (3, 2), (3, 1)])
+def test_pooling_windows_and_strides(window, stride):
+  x = _random(2, 10, 10, 3)
+  shape, strides = (window, window), (stride, stride)
+  np.testing.assert_array_equal(
+    layers.max_pool(x, window=window, stride=stride),
+    nn.max_pool(x, shape, strides),
+  )
+  np.testing.assert_allclose(
+    layers.avg_pool(x, window=window, stride=stride),
+    nn.avg_pool(x, shape, strides),
+    atol=1e-6,
+  )
+
+
+def test_the_lectures_pooling_example():
+  """Control 7: a maximum anywhere in its 3x3 window gives the same output."""
+  image = np.ones((1, 9, 9, 1), np.float32)
+  outputs = []
+  for row in range(3, 6):
+    for column in range(3, 6):
+      moved = image.copy()
+      moved[0, row, column, 0] = 8
+      outputs.append(np.asarray(layers.max_pool(jnp.asarray(moved), window=3, stride=3)))
+  for output in outputs:
+    np.testing.assert_array_equal(output, outputs[0])
+  assert outputs[0][0, 1, 1, 0] == 8
+  across = image.copy()
+  across[0, 3, 6, 0] = 8  # one pixel further: the next window
+  other = np.asarray(layers.max_pool(jnp.asarray(across), window=3, stride=3))
+  assert other[0, 1, 1, 0] == 1
+  assert other[0, 1, 2, 0] == 8

@@ -1,0 +1,102 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from models.cnn import CNN
+from models.mlp import MLP
+from models.zoo import MODELS
+
+NETWORKS = {
+  **{name: make() for name, make in MODELS.items()},
+  "none": CNN(depth=2, width=4, pooling="none", head="gap"),
+  "avg": CNN(depth=2, width=4, pooling="avg", padding="circular"),
+  "stride": CNN(depth=2, width=4, pooling="stride", padding="valid"),
+  "bfloat16": CNN(depth=2, width=4, dtype=jnp.dtype("bfloat16")),
+}
+
+
+@pytest.fixture(params=NETWORKS, scope="module")
+def network(request):
+  model = NETWORKS[request.param]
+  return model, model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 1)))
+
+
+def test_activations_are_named_in_forward_order(network, digits):
+  model, variables = network
+  logits, activations = model.apply(variables, jnp.asarray(digits[:2]))
+  assert tuple(activations) == model.layer_names
+  assert logits.shape == (2, 10)
+  assert logits.dtype == jnp.float32
+  np.testing.assert_array_equal(logits, activations["logits"])
+  for name, where in model.geometry(32).items():
+    spatial = activations[name].shape[1:3] if where.spatial else None
+    assert spatial == where.spatial
+
+
+def test_training_mode_computes_the_same_function(network, digits):
+  model, variables = network
+  x = jnp.asarray(digits[:4])
+  plain, _ = jax.jit(model.apply)(variables, x)
+  fast, _ = jax.jit(lambda v, x: model.apply(v, x, train=True))(variables, x)
+  tolerance = 1e-5 if getattr(model, "dtype", None) == jnp.float32 else 0.1
+  np.testing.assert_allclose(plain, fast, atol=tolerance)
+
+
+def test_forward_mode_works(network, digits):
+  """Lie derivatives need `jax.jvp` through every layer."""
+  model, variables = network
+  x = jnp.asarray(digits[:2])
+  _, tangent = jax.jvp(lambda x: model.apply(variables, x)[0], (x,), (x,))
+  assert np.isfinite(tangent).all()
+
+
+def test_one_real_training_step_lowers_the_loss(network, digits):
+  model, variables = network
+  x, labels = jnp.asarray(digits), jnp.arange(16) % 10
+  optimizer = optax.sgd(1e-3)
+
+  @jax.jit
+  def step(variables):
+    def loss(variables):
+      logits, _ = model.apply(variables, x, train=True)
+      return optax.softmax_cross_entropy_with_integer_labels(
+        logits, labels
+      ).mean()
+
+    value, gradient = jax.value_and_grad(loss)(variables)
+    updates, _ = optimizer.update(gradient, optimizer.init(variables))
+    return value, optax.apply_updates(variables, updates)
+
+  first, variables = step(variables)
+  second, _ = step(variables)
+  assert second < first
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    ({"pooling": "median"}, "pooling='median' is not one of 'max'"),
+    ({"padding": "full"}, "padding='full' is not one of"),
+    ({"head": "none"}, "head='none' is not one of"),
+    ({"depth": 0}, "depth=0 is not between 1 and 6"),
+    ({"depth": 7}, "depth=7 is not between 1 and 6"),
+    ({"width": 0}, "width=0 is not positive"),
+    ({"kernel_size": 4}, "kernel_size=4 is even"),
+  ],
+)
+def test_impossible_networks_are_refused(fields, message):
+  with pytest.raises(ValueError, match=message):
+    CNN(**fields)
+
+
+def test_an_even_kernel_is_fine_without_padding():
+  assert CNN(kernel_size=4, padding="valid", depth=1).geometry(32)
+
+
+def test_impossible_mlps_are_refused():
+  with pytest.raises(ValueError, match="depth=0"):
+    MLP(depth=0)
+  with pytest.raises(ValueError, match="width=0"):
+    MLP(width=0)
