@@ -1,12 +1,10 @@
-"""Strict settings for every test: they hold what library users may switch on."""
+"""Strict settings for all tests: they hold what users may switch on."""
 
 import os
 from pathlib import Path
 
 # Before jax is imported: two simulated devices, and matplotlib without screen.
-os.environ.setdefault(
-  "XLA_FLAGS", "--xla_force_host_platform_device_count=2"
-)
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from jaxtyping import install_import_hook

@@ -107,7 +107,7 @@ def test_pooling_has_no_parameters():
   ("fields", "canvas", "message"),
   [
     ({"depth": 6}, 32, "layer pool6 would shrink a 1x1 map to 0x0"),
-    ({"depth": 4, "padding": "valid"}, 32, "layer pool4 .* 0x0"),
+    ({"depth": 4, "padding": "valid"}, 32, "layer conv4 .* 2x2 map to 0x0"),
     (
       {"depth": 2, "padding": "valid", "kernel_size": 5, "pooling": "none"},
       8,
