@@ -1,7 +1,7 @@
 """Orbits of transformations, and what each does to images and feature maps."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -28,6 +28,7 @@ class Orbit(NamedTuple):
   border: str = "zero"
 
 
+@runtime_checkable
 class Geometry(Protocol):
   """What equivariance needs to know of a layer: see `LayerGeometry`.
 
@@ -117,7 +118,22 @@ def as_orbits(transformations: Any) -> tuple[Orbit, ...]:
   return result
 
 
-def image_taps(o: Orbit, shape: tuple[int, int]) -> sampling.Taps:
+class ImageTaps(NamedTuple):
+  """How an orbit acts on images.
+
+  Attributes:
+    linear: taps of shape (t, k, height * width), bilinear.
+    cubic: the same for the cubic spline's coefficients; None for order 1.
+    on_grid: (t,) whether an element copies pixels, so that no spline is
+      needed; None for order 1.
+  """
+
+  linear: sampling.Taps
+  cubic: sampling.Taps | None = None
+  on_grid: Any = None
+
+
+def image_taps(o: Orbit, shape: tuple[int, int]) -> ImageTaps:
   """The sparse matrices that transform images, computed in float64.
 
   Args:
@@ -125,11 +141,16 @@ def image_taps(o: Orbit, shape: tuple[int, int]) -> sampling.Taps:
     shape: (height, width) of the images.
 
   Returns:
-    Taps of shape (t, k, height * width).
+    The taps of its order.
   """
   pull = transforms.invert(o.family.matrix(np.asarray(o.thetas)))
   y, x = transforms.source_coordinates(pull, shape)
-  return sampling.taps(y, x, shape, order=o.order, border=o.border)
+  linear = sampling.taps(y, x, shape, order=1, border=o.border)
+  if o.order == 1:
+    return ImageTaps(linear)
+  cubic = sampling.taps(y, x, shape, order=o.order, border=o.border)
+  on_grid = ((y == np.round(y)) & (x == np.round(x))).all(axis=-1)
+  return ImageTaps(linear, cubic, on_grid)
 
 
 def map_actions(
@@ -216,7 +237,7 @@ def map_action(
   indices, weights = sampling.taps(y, x, shape, order=1, border=o.border)
   mask = defined = np.ones(y.shape, bool)
   if o.border != "circular":
-    j, i = np.mgrid[: shape[0], : shape[1]].reshape(2, 1, -1)
+    j, i = np.mgrid[: shape[0], : shape[1]].reshape(2, 1, -1).astype(float)
     for own, read, size, canvas in (
       (j, y, shape[0], image_shape[0]),
       (i, x, shape[1], image_shape[1]),

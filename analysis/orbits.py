@@ -21,6 +21,7 @@ from jaxtyping import Array
 from analysis import sampling
 from analysis.actions import (
   Geometry,
+  ImageTaps,
   Orbit,
   as_orbits,
   image_taps,
@@ -111,7 +112,7 @@ def measure(
         taps,
         maps,
         measures=chosen,
-        kind=(o.order, o.border),
+        border=o.border,
       )
       if progress is not None:
         jax.block_until_ready(state)
@@ -369,8 +370,13 @@ def _batch_size(
 def _padded(
   images: np.ndarray, labels: np.ndarray, start: int, size: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """One batch, a ragged last one filled up with images of weight 0."""
+  """One batch in [0, 1], a ragged last one filled with images of weight 0."""
   part, classes = images[start : start + size], labels[start : start + size]
+  if part.dtype == np.uint8:
+    # On the host: inside the step XLA would merge the division with what
+    # follows and round it differently there, and the identity would not be
+    # exact.
+    part = part.astype(np.float32) / 255
   missing = size - len(part)
   weight = np.ones(size, np.float32)
   if missing:
@@ -387,16 +393,14 @@ def _run_step(
   images: Array,
   labels: Array,
   weight: Array,
-  taps: sampling.Taps,
+  taps: ImageTaps,
   maps: dict[str, MapAction],
   *,
   measures: tuple[Measure, ...],
-  kind: tuple[int, str],
+  border: str,
 ) -> tuple[Any, ...]:
   """Transforms a batch by a whole orbit and updates every measure."""
-  if images.dtype == jnp.uint8:
-    images = images.astype(jnp.float32) / 255
-  moved = _warp_all(images, taps, *kind)
+  moved = _warp_all(images, taps, border)
   output, reference = fn(images)
   moved_output, activations = fn(moved.reshape(-1, *images.shape[1:]))
   split = moved.shape[:2]
@@ -419,14 +423,13 @@ def _run_step(
   return _run_update(state, batch, measures=measures)
 
 
-def _warp_all(
-  images: Array, taps: sampling.Taps, order: int, border: str
-) -> Array:
+def _warp_all(images: Array, taps: ImageTaps, border: str) -> Array:
   """(t, b, h, w, c) transformed images."""
-  maps = images
-  if order == 3:
-    maps = sampling.spline_coefficients(images, border)
-  samples = sampling.resample(maps, taps)
+  samples = sampling.resample(images, taps.linear)
+  if taps.cubic is not None:
+    coefficients = sampling.spline_coefficients(images, border)
+    smooth = sampling.resample(coefficients, taps.cubic)
+    samples = jnp.where(taps.on_grid[None, :, None, None], samples, smooth)
   return jnp.moveaxis(samples, 0, 1).reshape(-1, *images.shape)
 
 
@@ -437,7 +440,7 @@ def _run_update(
 
 
 _step = platform.jit(
-  _run_step, static_argnames=("measures", "kind"), donate_argnums=0
+  _run_step, static_argnames=("measures", "border"), donate_argnums=0
 )
 _update = platform.jit(
   _run_update, static_argnames="measures", donate_argnums=0

@@ -23,6 +23,7 @@ from jaxtyping import Array, Float
 from analysis import sampling
 
 Theta = Any  # a number, a sequence of numbers or an array of them
+Images = Float[Array | np.ndarray, "n h w c"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Family:
 
   def warp(
     self,
-    images: Float[Array, "n h w c"],
+    images: Images,
     theta: Theta,
     *,
     order: int = 1,
@@ -244,7 +245,7 @@ def source_coordinates(
 
 
 def affine_warp(
-  images: Float[Array, "n h w c"],
+  images: Images,
   matrix: Any,
   *,
   order: int = 1,

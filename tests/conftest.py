@@ -9,8 +9,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from jaxtyping import install_import_hook
 
+import tests.checking  # noqa: F401 (the hook finds it by name)
+
 # Shapes and types of public signatures are checked as the tests run.
-install_import_hook(["analysis", "models"], "beartype.beartype")
+install_import_hook(["analysis", "models"], "tests.checking.checked")
 
 import jax
 import numpy as np

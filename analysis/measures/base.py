@@ -106,26 +106,35 @@ class Measure(NamedTuple):
 
 
 class Moments(NamedTuple):
-  """Running count, mean and sum of squared deviations of every unit.
+  """Running count, origin and sums of deviations of every unit.
 
-  The deviations are taken from the running mean, which starts at the first
-  image: sums of raw squares would cancel in float32, and a unit that never
-  varies keeps a sum of exactly 0.
+  The deviations are taken from an origin that starts at the first image and
+  follows the mean: sums of raw squares would cancel in float32, and a unit
+  that never varies keeps sums of exactly 0.
+
+  Attributes:
+    count: number of images.
+    origin: about the mean, to rounding.
+    total: sum of deviations from the origin: what rounding left of it.
+    squares: sum of squared deviations from the origin.
   """
 
   count: Any
-  mean: Any
+  origin: Any
+  total: Any
   squares: Any
 
   @property
   def variance(self) -> Any:
     """Unbiased variance of every unit (NaN for fewer than two images)."""
-    return self.squares / (self.count - 1)
+    squares = self.squares - self.total**2 / self.count
+    return squares / (self.count - 1)
 
 
 def init_moments(shape: tuple[int, ...]) -> Moments:
   """Moments of nothing, for units of the given shape."""
-  return Moments(jnp.zeros(()), jnp.zeros(shape), jnp.zeros(shape))
+  zeros = jnp.zeros(shape)
+  return Moments(jnp.zeros(()), zeros, zeros, zeros)
 
 
 def update_moments(
@@ -148,14 +157,19 @@ def update_moments(
     The moments of all images.
   """
   first = lax.index_in_dim(values, 0, axis, keepdims=False)
-  origin = jnp.where(moments.count > 0, moments.mean, first)
-  deviations = values - jnp.expand_dims(origin, axis)
-  total = sum_over_images(deviations, weight, axis=axis)
-  squares = sum_over_images(deviations**2, weight, axis=axis)
+  old = jnp.where(moments.count > 0, moments.origin, first)
+  deviations = values - jnp.expand_dims(old, axis)
+  total = moments.total + sum_over_images(deviations, weight, axis=axis)
+  squares = moments.squares + sum_over_images(deviations**2, weight, axis=axis)
   count = moments.count + weight.sum()
-  shift = total / count
+  # The sums move to the new origin by the step as it is after rounding.
+  new = old + total / count
+  step = new - old
   return Moments(
-    count, origin + shift, moments.squares + squares - total * shift
+    count,
+    new,
+    total - count * step,
+    squares - step * (2 * total - count * step),
   )
 
 

@@ -28,12 +28,11 @@ class _State(NamedTuple):
 
 def _init(shapes: base.OrbitBatch) -> _State:
   elements = base.orbit_size(shapes)
-  channels = shapes.images.shape[-1]
   layers, ideal = {}, {}
   for name in shapes.maps:
     shape = shapes.reference[name].shape[1:]
     layers[name] = _empty(elements, shape)
-    ideal[name] = _empty(elements, (*shape[:2], channels))
+    ideal[name] = _empty(elements, (*shape[:2], shapes.images.shape[-1]))
   return _State(
     layers,
     ideal,

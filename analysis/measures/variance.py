@@ -56,9 +56,9 @@ def _finalize(state: _State) -> list[base.Row]:
   rows = []
   for name, moments in state.samples.items():
     tv = np.asarray(state.deviations[name], np.float64) / float(state.images)
-    count = float(moments.count)
-    squares = np.asarray(moments.squares, np.float64)
-    sv = np.sqrt(np.maximum(squares, 0) / (count - 1)).mean(axis=0)
+    # On the host a state is made of numpy arrays: the mean is float64's.
+    variance = np.asarray(moments.variance, np.float64)
+    sv = np.sqrt(np.maximum(variance, 0)).mean(axis=0)
     rows += _layer_rows(name, tv, sv)
   return rows
 
