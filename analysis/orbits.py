@@ -28,6 +28,13 @@ from analysis.actions import (
   map_actions,
   orbit,
 )
+from analysis.checks import (
+  check_arrays,
+  check_images,
+  check_labels,
+  check_orbit_size,
+  output_layer,
+)
 from analysis.measures import MapAction, Measure, OrbitBatch, resolve
 from analysis.tables import (
   collect_rows,
@@ -89,10 +96,10 @@ def measure(
   """
   orbits = as_orbits(transformations)
   chosen = resolve(measures)
-  images = _check_images(images)
-  labels = _check_labels(labels, len(images), chosen)
+  images = check_images(images)
+  labels = check_labels(labels, len(images), chosen)
   for o in orbits:
-    _check_orbit_size(chosen, len(o.thetas), o.name)
+    check_orbit_size(chosen, len(o.thetas), o.name)
   fn = _as_partial(apply_fn)
   output, layers = _probe(fn, images, geometry or {})
   intensity = np.asarray(images, np.float64).sum(axis=(0, 3))
@@ -129,20 +136,22 @@ def measure_arrays(
   measures: Sequence[str | Measure],
   *,
   per_unit: bool = False,
+  output: str | None = None,
   labels: Any = None,
   batch_size: int = 32,
 ) -> Any:
   """The same measures on activations that somebody else computed.
 
   Args:
-    reference: {layer: (n, ...)} activations of the untransformed images. The
-      last layer is taken for the network's output.
+    reference: {layer: (n, ...)} activations of the untransformed images.
     transformed: {layer: (t, n, ...)} and of the transformed ones. The orbit is
       what is here: it holds the identity only if an element is the identity.
     measures: names or `Measure`s. Those that need maps (equivariance) have one
       row a layer, NaN with the reason.
     per_unit: whether to return the values of every unit too, where a measure
       has them: the variance family, with tmeasures' conventions.
+    output: the layer that is the network's output, for measures that need it;
+      by default the one called "logits" or "output", or the only one.
     labels: (n,) classes, for measures that need them.
     batch_size: images a step.
 
@@ -154,10 +163,10 @@ def measure_arrays(
     ValueError: layers, shapes, labels or measures that do not fit.
   """
   chosen = resolve(measures)
-  layers, count, elements = _check_arrays(reference, transformed)
-  output = layers[-1]
-  labels = _check_labels(labels, count, chosen)
-  _check_orbit_size(chosen, elements, "given")
+  layers, count, elements = check_arrays(reference, transformed)
+  output = output_layer(output, layers, chosen)
+  labels = check_labels(labels, count, chosen)
+  check_orbit_size(chosen, elements, "given")
   state = None
   for start in range(0, count, batch_size):
     stop = min(start + batch_size, count)
@@ -191,85 +200,6 @@ def measure_arrays(
     if row.units is not None:
       units.setdefault(row.measure, {})[row.layer] = row.units
   return result, units
-
-
-# --- checks at the boundary --------------------------------------------------
-
-
-def _check_images(images: Any) -> np.ndarray:
-  images = np.asarray(images)
-  if images.ndim != 4:
-    raise ValueError(
-      f"images must have shape (n, height, width, channels), got {images.shape}"
-    )
-  if images.dtype != np.uint8:
-    if not np.issubdtype(images.dtype, np.floating):
-      raise ValueError(
-        f"images must be uint8 or floating point in [0, 1], got {images.dtype}"
-      )
-    images = images.astype(np.float32)
-  _check_count(len(images))
-  return images
-
-
-def _check_count(count: int) -> None:
-  if count < 2:
-    raise ValueError(
-      f"{count} image given: a variance over images needs at least 2"
-    )
-
-
-def _check_orbit_size(
-  measures: Sequence[Measure], elements: int, name: str
-) -> None:
-  for m in measures:
-    if elements < m.min_elements:
-      raise ValueError(
-        f"{m.name} needs an orbit of at least {m.min_elements} elements, the"
-        f" {name} orbit has {elements}"
-      )
-
-
-def _check_labels(
-  labels: Any, count: int, measures: Sequence[Measure]
-) -> np.ndarray:
-  if labels is None:
-    for m in measures:
-      if "labels" in m.needs:
-        raise ValueError(f"{m.name} needs labels=, one class an image")
-    return np.full(count, -1, np.int32)
-  labels = np.asarray(labels, np.int32)
-  if labels.shape != (count,):
-    raise ValueError(
-      f"labels have shape {labels.shape}, expected ({count},): one an image"
-    )
-  return labels
-
-
-def _check_arrays(
-  reference: Mapping[str, Any], transformed: Mapping[str, Any]
-) -> tuple[list[str], int, int]:
-  """Layer names, number of images and of orbit elements."""
-  if not reference or set(reference) != set(transformed):
-    raise ValueError(
-      f"reference has layers {sorted(reference)}, transformed has"
-      f" {sorted(transformed)}: they must be the same, at least one"
-    )
-  first = next(iter(reference))
-  count, elements = len(reference[first]), len(transformed[first])
-  for name in reference:
-    shape = np.shape(reference[name])
-    if len(shape) < 2 or shape[0] != count:
-      raise ValueError(
-        f"reference[{name!r}] has shape {shape}, expected ({count}, ...)"
-      )
-    if np.shape(transformed[name]) != (elements, *shape):
-      raise ValueError(
-        f"transformed[{name!r}] has shape {np.shape(transformed[name])},"
-        f" expected {(elements, *shape)}"
-      )
-  _check_count(count)
-  return list(reference), count, elements
 
 
 # --- the network -------------------------------------------------------------

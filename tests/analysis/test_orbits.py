@@ -1,5 +1,7 @@
 """The pass as a whole: what it computes, of what, and what it refuses."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,7 +45,7 @@ def result(images, labels):
   )
 
 
-def _activations(images, family, thetas):
+def _activations(images, family, thetas) -> tuple[Any, ...]:
   """(reference, transformed) of every layer, warped by SciPy."""
   apply = jax.jit(networks.plain)
   logits, before = apply(jnp.asarray(images))
@@ -388,6 +390,17 @@ def test_a_geometry_that_contradicts_the_map_is_refused():
 def test_arrays_that_do_not_fit_are_refused(before, after, message):
   with pytest.raises(ValueError, match=message):
     measure_arrays(before, after, ["invariance_error"])
+
+
+def test_the_output_of_given_activations_must_be_known():
+  layers = {"a": _X[..., 0, 0], "b": _X[..., 1, 0]}
+  moved = {k: a[None] for k, a in layers.items()}
+  with pytest.raises(ValueError, match="which of a, b is the network's output"):
+    measure_arrays(layers, moved, ["consistency"])
+  with pytest.raises(ValueError, match="output='c' is not one of a, b"):
+    measure_arrays(layers, moved, ["consistency"], output="c")
+  table = measure_arrays(layers, moved, ["consistency"], output="b")
+  assert table["value"].tolist() == [1]
 
 
 def test_orbits_can_be_a_mapping_or_orbits_with_names():

@@ -1,3 +1,4 @@
+import inspect
 import json
 
 import hypothesis
@@ -28,12 +29,12 @@ def _oracle(fixtures):
     )["params"]
 
 
-def _matrix(angle, scale, dx, dy, as_array=np.asarray):
+def _matrix(angle, scale, dx, dy):
   """Scaled, then turned, then moved."""
   return (
-    translation.matrix(as_array((dx, dy)))
-    @ rotation.matrix(as_array(angle))
-    @ scaling.matrix(as_array(np.log2(scale)))
+    translation.matrix((dx, dy))
+    @ rotation.matrix(angle)
+    @ scaling.matrix(np.log2(scale))
   )
 
 
@@ -54,13 +55,13 @@ def test_traced_parameters_give_the_same_warps(fixtures, order):
 
   @jax.jit
   def warp(values):
-    return transforms.affine_warp(
-      image, _matrix(*values, jnp.asarray), order=order
+    angle, scale, dx, dy = values
+    matrix = (
+      translation.matrix(jnp.stack([dx, dy]))
+      @ rotation.matrix(angle)
+      @ scaling.matrix(jnp.log2(scale))
     )
-
-  def _matrix(angle, scale, dx, dy, as_array):
-    moved = translation.matrix(jnp.stack([dx, dy]))
-    return moved @ rotation.matrix(angle) @ scaling.matrix(jnp.log2(scale))
+    return transforms.affine_warp(image, matrix, order=order)
 
   for k, values in enumerate(params):
     warped = warp(jnp.asarray(values, jnp.float32))
@@ -264,6 +265,7 @@ def test_wrong_values_are_named(call, message):
   "images", [np.zeros((4, 4, 1), np.float32), np.zeros((1, 4, 4, 1), np.uint8)]
 )
 def test_images_of_the_wrong_kind_are_refused(images):
-  # Beneath the type annotations, which users' programs do not check.
+  # Beneath the annotations that tests check and users' programs do not.
+  unchecked = inspect.unwrap(transforms.affine_warp)
   with pytest.raises(ValueError, match="images must be floating point"):
-    transforms.affine_warp.__wrapped__(images, np.eye(3))
+    unchecked(images, np.eye(3))
