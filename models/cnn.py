@@ -129,7 +129,7 @@ class CNN(nn.Module):
         )
         return conv(x, train=train)
       case "relu":
-        return nn.relu(x)
+        return layers.relu(x, train=train)
       case "max_pool":
         return layers.max_pool(x, train=train)
       case "avg_pool":
@@ -138,7 +138,7 @@ class CNN(nn.Module):
         return jnp.mean(x, axis=(1, 2))
       case _:
         x = x.reshape(x.shape[0], -1).astype(jnp.float32)
-        return nn.Dense(spec.features, name=spec.name)(x)
+        return layers.Dense(spec.features, name=spec.name)(x, train=train)
 
 
 def _check(model: CNN) -> None:

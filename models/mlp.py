@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from models import layers
 from models.geometry import (
   LayerGeometry,
   LayerSpec,
@@ -64,15 +65,14 @@ class MLP(nn.Module):
   def __call__(
     self, images: Float[Array, "n h w c"], *, train: bool = False
   ) -> tuple[Float[Array, "n k"], dict[str, Array]]:
-    """Logits and the activation of every layer, in forward order."""
-    del train  # stock gradients of matrix products are fast everywhere
+    """Logits and activations; see `CNN.__call__`."""
     x = images.reshape(images.shape[0], -1).astype(self.dtype)
     activations = {}
     for spec in self.specs:
       if spec.kind == "relu":
-        x = nn.relu(x)
+        x = layers.relu(x, train=train)
       else:
-        dtype = jnp.float32 if spec.name == "logits" else self.dtype
-        x = nn.Dense(spec.features, dtype=dtype, name=spec.name)(x)
+        x = x.astype(jnp.float32 if spec.name == "logits" else self.dtype)
+        x = layers.Dense(spec.features, name=spec.name)(x, train=train)
       activations[spec.name] = x
     return x, activations

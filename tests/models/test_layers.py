@@ -56,6 +56,38 @@ def test_the_fast_gradient_is_the_stock_gradient(
     np.testing.assert_allclose(one / scale, other / scale, atol=1e-5)
 
 
+def test_the_fast_gradients_of_dense_layers_and_relu_are_stock():
+  x, kernel, bias = _random(7, 12), _random(12, 5, seed=1), _random(5, seed=2)
+  x = x.at[0, :3].set(0.0)  # where the derivative of a ReLU is a convention
+
+  def fast(x, kernel, bias):
+    hidden = layers.relu(x, train=True)
+    return jnp.sin(layers.dense(hidden, kernel, bias, train=True)).sum()
+
+  def stock(x, kernel, bias):
+    return jnp.sin(nn.relu(x) @ kernel + bias[None]).sum()
+
+  np.testing.assert_allclose(fast(x, kernel, bias), stock(x, kernel, bias))
+  ours = jax.grad(fast, argnums=(0, 1, 2))(x, kernel, bias)
+  theirs = jax.grad(stock, argnums=(0, 1, 2))(x, kernel, bias)
+  for one, other in zip(ours, theirs, strict=True):
+    np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_initial_weights_are_those_of_flax():
+  x = _random(2, 6)
+  for ours, theirs in (
+    (layers.Dense(4), nn.Dense(4)),
+    (
+      layers.Conv(4, 3),
+      nn.Conv(4, (3, 3), kernel_init=nn.initializers.he_normal()),
+    ),
+  ):
+    example = x if isinstance(theirs, nn.Dense) else _random(1, 5, 5, 2)
+    one, other = (m.init(jax.random.key(0), example) for m in (ours, theirs))
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
 def test_a_convolution_does_not_flip_its_kernel():
   """The weighted sum of the patch, weights = kernel: a cross-correlation."""
   x, kernel = _random(1, 6, 6, 1), _random(3, 3, 1, 1, seed=1)
