@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+BENCH := .venv-bench
 ARGS ?=
 
 .PHONY: venv study test test-slow bench lint clean
@@ -22,8 +23,10 @@ $(VENV)/.dev: requirements.txt requirements-dev.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
 	touch $@
 
-$(VENV)/.bench: requirements.txt requirements-bench.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet -r requirements-bench.txt
+# The peers' dependencies stay out of the way of everything else.
+$(BENCH)/.run: requirements.txt requirements-bench.txt
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet -r requirements-bench.txt
 	touch $@
 
 study: $(VENV)/.run
@@ -35,8 +38,8 @@ test: $(VENV)/.dev
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-bench: $(VENV)/.bench
-	$(BIN)/python -m experiments.benchmark $(ARGS)
+bench: $(BENCH)/.run
+	$(BENCH)/bin/python -m experiments.benchmark $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -44,4 +47,4 @@ lint: $(VENV)/.dev
 	$(BIN)/pyrefly check
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(BENCH) .pytest_cache .ruff_cache .hypothesis

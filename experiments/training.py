@@ -133,11 +133,6 @@ def make_trainer(
     params = model.init(key, example)
     return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
 
-  def batch_indices(seed: Array, epoch: Array) -> Array:
-    key = jax.random.fold_in(jax.random.key(seed), _SHUFFLE)
-    order = jax.random.permutation(jax.random.fold_in(key, epoch), examples)
-    return order[: steps * config.batch_size].reshape(steps, -1)
-
   def train_step(
     state: TrainState, seed: Array, indices: Array, data: DeviceSplit
   ) -> tuple[TrainState, Array]:
@@ -155,20 +150,33 @@ def make_trainer(
     params = optax.apply_updates(state.params, updates)
     return TrainState(params, opt, state.step + 1), loss
 
+  order = functools.partial(
+    batch_indices, examples=examples, batch_size=config.batch_size
+  )
   evaluate = functools.partial(evaluate_sums, model)
   if strategy == "scan":
-    return _scanned(create_train_state, batch_indices, train_step, evaluate)
-  return _looped(create_train_state, batch_indices, train_step, evaluate)
+    return _scanned(create_train_state, order, train_step, evaluate)
+  return _looped(create_train_state, order, train_step, evaluate)
+
+
+def batch_indices(
+  seed: Array, epoch: Array, examples: int, batch_size: int
+) -> Int[Array, "steps batch"]:
+  """The images of every step of an epoch: a permutation, the rest left out."""
+  key = jax.random.fold_in(jax.random.key(seed), _SHUFFLE)
+  order = jax.random.permutation(jax.random.fold_in(key, epoch), examples)
+  steps = examples // batch_size
+  return order[: steps * batch_size].reshape(steps, -1)
 
 
 def _looped(
   create_train_state: Callable,
-  batch_indices: Callable,
+  order: Callable,
   train_step: Callable,
   evaluate: Callable,
 ) -> Trainer:
   step = platform.jit(train_step, donate_argnums=0)
-  order = platform.jit(batch_indices)
+  order = platform.jit(order)
 
   def train_epoch(
     state: TrainState, seed: Array, epoch: Array, data: DeviceSplit
@@ -186,7 +194,7 @@ def _looped(
 
 def _scanned(
   create_train_state: Callable,
-  batch_indices: Callable,
+  order: Callable,
   train_step: Callable,
   evaluate: Callable,
 ) -> Trainer:
@@ -196,7 +204,7 @@ def _scanned(
     def body(state: TrainState, indices: Array) -> tuple[TrainState, Array]:
       return train_step(state, seed, indices, data)
 
-    return lax.scan(body, state, batch_indices(seed, epoch))
+    return lax.scan(body, state, order(seed, epoch))
 
   return Trainer(
     platform.jit(jax.vmap(create_train_state)),
@@ -280,7 +288,7 @@ def train(
       that seed is returned.
   """
   trainer = make_trainer(model, config, dataset)
-  data = _on_device(dataset.train), _on_device(dataset.test)
+  data = on_device(dataset.train), on_device(dataset.test)
   if trainer.strategy == "loop":
     for seed in seeds:
       yield _run(trainer, config, data, [seed], progress)[0]
@@ -288,7 +296,8 @@ def train(
     yield from _run(trainer, config, data, seeds, progress)
 
 
-def _on_device(split: Split) -> DeviceSplit:
+def on_device(split: Split) -> DeviceSplit:
+  """A split in the memory of the device."""
   return DeviceSplit(jnp.asarray(split.images), jnp.asarray(split.labels))
 
 
