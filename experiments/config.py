@@ -159,7 +159,9 @@ def from_flags(cls: type[T]) -> T:
 def define_seed_flags(seeds: int) -> None:
   """Defines --seeds and --seed."""
   flags.DEFINE_integer("seeds", seeds, "use seeds 0 to N - 1", lower_bound=1)
-  flags.DEFINE_integer("seed", None, "use this one seed", lower_bound=0)
+  flags.DEFINE_integer(
+    "seed", None, "use this one seed", lower_bound=0, upper_bound=2**32 - 1
+  )
 
 
 def seeds_from_flags() -> tuple[int, ...]:

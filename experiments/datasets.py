@@ -102,9 +102,10 @@ def load(config: DataConfig) -> Dataset:
 
 def _first(split: Split, count: int, which: str) -> Split:
   available = len(split.labels)
-  if count > available:
+  if not 0 <= count <= available:
     raise UsageError(
-      f"--{which}_examples={count} is more than the {available} there are"
+      f"--{which}_examples={count} is not between 0 (all) and the {available}"
+      " there are"
     )
   count = count or available
   return Split(split.images[:count], split.labels[:count].astype(np.int32))

@@ -76,10 +76,14 @@ def check(config: MeasureConfig, dataset: Dataset) -> None:
   parse_shift_map(config)
   parse_measures(config)
   available = len(dataset.test.labels)
-  if config.measure_examples > available or config.measure_examples == 1:
+  if not 2 <= (config.measure_examples or available) <= available:
     raise UsageError(
-      f"--measure_examples={config.measure_examples} is not 0 or between 2 and"
-      f" the {available} test images"
+      f"--measure_examples={config.measure_examples} is not 0 (all) or between"
+      f" 2 and the {available} test images, of which there must be 2"
+    )
+  if config.measure_batch_size < 0:
+    raise UsageError(
+      f"--measure_batch_size={config.measure_batch_size} is negative"
     )
 
 

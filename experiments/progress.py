@@ -44,7 +44,9 @@ class Progress:
 
   def advance(self, cost: float) -> None:
     """Adds finished work, with the compilation that came before it."""
-    self._bar.update(cost + self._pending)
+    # Rounding must not bring the bar past its end, of which tqdm would warn.
+    left = self._bar.total - self._bar.n
+    self._bar.update(min(cost + self._pending, left))
     self._pending = 0.0
 
   def __enter__(self) -> Self:

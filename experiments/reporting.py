@@ -49,6 +49,7 @@ def write_report(workdir: Path) -> list[Path]:
     name: store.read_table(workdir / name)
     for name in ("measurements.parquet", "training.csv")
   }
+  provenance = store.read_json(workdir / "provenance.json")
   written = []
   for name, (draw, source) in FIGURES.items():
     if not _drawable(name, tables[source]):
@@ -62,7 +63,7 @@ def write_report(workdir: Path) -> list[Path]:
   text = markdown(
     summary,
     tables["training.csv"],
-    store.read_json(workdir / "provenance.json"),
+    provenance,
     [path for path in written if path.suffix == ".png"],
   )
   store.write_text(workdir / "summary.md", text)
@@ -120,7 +121,7 @@ def markdown(
     "",
     "## Accuracy and invariance of the output",
     "",
-    *_output_table(summary, curves, study),
+    *output_table(summary, curves, study),
     "",
     "Invariance error: 0 is invariant, 1 as far as another image. It is that of"
     " the logits; in brackets that of the same networks before training.",
@@ -151,9 +152,19 @@ def markdown(
   return "\n".join(lines) + "\n"
 
 
-def _output_table(
+def output_table(
   summary: pd.DataFrame, curves: pd.DataFrame, study: dict[str, Any]
 ) -> list[str]:
+  """Lines of a Markdown table: accuracy and invariance of the output.
+
+  Args:
+    summary: of `statistics.summarize`.
+    curves: one row a run, seed and epoch.
+    study: the provenance's description of the study.
+
+  Returns:
+    A line an architecture, after two of heading.
+  """
   parameters = {m["run"]: m["parameters"] for m in study["models"]}
   logits = summary[
     (summary["measure"] == "invariance_error")

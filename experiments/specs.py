@@ -89,7 +89,8 @@ def shift_grid(text: str) -> list[tuple[float, float]]:
   if not text:
     return []
   extent, colon, step = text.partition(":")
-  if not (colon and extent.isdigit() and step.isdigit() and int(step) > 0):
+  whole = extent.isdecimal() and step.isdecimal()
+  if not (colon and whole and int(step) > 0):
     raise UsageError(
       f"--shift_map={text} is not of the form extent:step in whole pixels, as"
       " in 6:2"

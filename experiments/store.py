@@ -106,7 +106,8 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     if path.suffix == ".parquet":
       table.to_parquet(temporary, index=False, compression="zstd")
     else:
-      table.to_csv(temporary, index=False, lineterminator="\n")
+      # An empty cell would be read back as an empty word.
+      table.to_csv(temporary, index=False, lineterminator="\n", na_rep="nan")
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -148,7 +149,8 @@ def load_params(path: Path) -> dict[str, Any]:
   """
   tree: dict[str, Any] = {}
   try:
-    with np.load(path, allow_pickle=False) as archive:
+    # Opened here, because numpy leaves a damaged file open.
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
       flat = {name: archive[name] for name in archive.files}
   except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
     raise ExperimentError(f"{path} cannot be read: {error}") from error

@@ -63,9 +63,9 @@ class IdxImages(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
     files = idx.FAMILY[self.builder_config.name]
-    paths = dl_manager.download(
-      {name: files.url + name for name in files.sha256}
-    )
+    # In turn: if one fails, no other is still writing to the folder, which is
+    # then removed.
+    paths = {n: dl_manager.download(files.url + n) for n in files.sha256}
     prefixes = {"train": "train", "test": "t10k"}
     return {
       split: self._generate_examples(

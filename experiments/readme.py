@@ -1,0 +1,147 @@
+"""Question: does the README say what the stored tables and the code say?
+
+Rewrites the parts of README.md between `<!-- NAME -->` and `<!-- /NAME -->`:
+results from results/quick-mnist, accuracy from results/accuracy-mnist, speed
+from results/benchmark.json, and the flags from their definitions. A test
+fails while the README is not what this command would write.
+
+  python -m experiments.readme
+
+Expected time: 5 s.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from experiments import cli, config, store
+from experiments.errors import ExperimentError
+
+flags.DEFINE_string("root", ".", "folder with README.md and results/")
+
+_FLAG_SECTIONS = (
+  config.DataConfig,
+  config.ModelConfig,
+  config.TrainConfig,
+  config.MeasureConfig,
+)
+
+
+def main() -> None:
+  """Rewrites the generated parts; prints the README's path."""
+  path = Path(flags.FLAGS.root) / "README.md"
+  store.write_text(path, current(path))
+  print(path)
+
+
+def current(path: Path) -> str:
+  """The README with its generated parts made anew.
+
+  Args:
+    path: the README; results/ lies beside it.
+
+  Returns:
+    Its text.
+
+  Raises:
+    ExperimentError: a stored table is missing, or a part's marks are.
+  """
+  text = path.read_text(encoding="utf-8")
+  results = path.parent / "results"
+  for name, part in (
+    ("results", _results(results / "quick-mnist")),
+    ("accuracy", _accuracy(results / "accuracy-mnist")),
+    ("speed", _speed(results / "benchmark.json")),
+    ("flags", _flags()),
+  ):
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    pattern = re.compile(f"{begin}.*?{end}", re.S)
+    if not pattern.search(text):
+      raise ExperimentError(f"{path} has no part {begin} ... {end}")
+    whole = f"{begin}\n{part}\n{end}"
+    text = pattern.sub(lambda _, whole=whole: whole, text)
+  return text
+
+
+def _results(folder: Path) -> str:
+  from experiments import reporting
+
+  summary = store.read_table(folder / "summary.csv")
+  curves = store.read_table(folder / "training.csv")
+  provenance = store.read_json(folder / "provenance.json")
+  study = provenance["study"]
+  minutes = sum(sum(m["seconds"].values()) for m in study["models"]) / 60
+  images = int(summary["n_images"].max())
+  return "\n".join(
+    [
+      *reporting.output_table(summary, curves, study),
+      "",
+      f"MNIST, {study['data']['train_examples']:,} training images,"
+      f" {study['train']['epochs']} epochs, {images} test images measured; mean"
+      f" and 95 % t interval over n = {len(study['seeds'])} seeds, in brackets"
+      f" the untrained networks. {_hardware(provenance)}; {minutes:.0f} min of"
+      " training and measuring.",
+    ]
+  )
+
+
+def _accuracy(folder: Path) -> str:
+  from analysis.statistics import t_interval
+
+  lines = store.RunFolder(folder).metrics()
+  last = max(line["epoch"] for line in lines)
+  final = [line for line in lines if line["epoch"] == last]
+  result = t_interval([100 * line["test_accuracy"] for line in final])
+  speed = sum(line["images_per_second"] for line in final) / len(final)
+  provenance = store.read_json(folder / "provenance.json")
+  return (
+    f"Full MNIST, depth 3, width 32, max pooling, {last} epochs: test accuracy"
+    f" {result.mean:.2f} % ({result.low:.2f} to {result.high:.2f}, n ="
+    f" {len(final)} seeds) at {speed:,.0f} images/s. {_hardware(provenance)}."
+  )
+
+
+def _hardware(provenance: dict[str, Any]) -> str:
+  packages = provenance["packages"]
+  return (
+    f"{provenance['cpu_count']} cores of {provenance['processor']}, jax"
+    f" {packages['jax']}, flax {packages['flax']}"
+  )
+
+
+def _speed(path: Path) -> str:
+  lines = [
+    "| job | ours | peer | ratio (95 % interval, rounds) |",
+    "|---|---|---|---|",
+  ]
+  for row in store.read_json(path):
+    ratio = f"{row['ratio']:.2f}"
+    if row["rounds"] > 1:
+      low, high = row["ratio_low"], row["ratio_high"]
+      ratio += f" ({low:.2f} to {high:.2f}, n = {row['rounds']})"
+    cells = [
+      row["name"],
+      f"{row['ours']:,g} {row['unit']}",
+      f"{row['peer_name']}: {row['peer']:,g}",
+      ratio,
+    ]
+    lines.append(f"| {' | '.join(cells)} |")
+  return "\n".join(lines)
+
+
+def _flags() -> str:
+  lines = ["| flag | default | what |", "|---|---|---|"]
+  for section in _FLAG_SECTIONS:
+    title = (section.__doc__ or "").splitlines()[0].rstrip(".")
+    lines.append(f"| **{title}** | | |")
+    text = config.attribute_help(section)
+    for name, default in config.field_defaults(section).items():
+      shown = f"`{default}`" if default != "" else ""
+      lines.append(f"| `--{name}` | {shown} | {text[name]} |")
+  return "\n".join(lines)
+
+
+if __name__ == "__main__":
+  cli.run(main)

@@ -1,0 +1,33 @@
+"""The README says what the stored tables and the code say."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from experiments import readme
+from experiments.errors import ExperimentError
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_readme_is_what_its_command_writes():
+  path = ROOT / "README.md"
+  assert readme.current(path) == path.read_text(encoding="utf-8"), (
+    "run python -m experiments.readme"
+  )
+
+
+def test_every_file_that_the_readmes_show_or_link_is_there():
+  for path in (ROOT / "README.md", ROOT / "results" / "README.md"):
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text("utf-8")):
+      if not target.startswith("http"):
+        assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_a_readme_without_marks_is_refused(tmp_path):
+  (tmp_path / "results").symlink_to(ROOT / "results")
+  path = tmp_path / "README.md"
+  path.write_text("nothing")
+  with pytest.raises(ExperimentError, match="has no part <!-- results -->"):
+    readme.current(path)
