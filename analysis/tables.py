@@ -136,6 +136,34 @@ def describe_orbit(
   )
 
 
+# More than this share of the images leaving the canvas is worth a warning: what
+# is then measured is partly the loss.
+LOST_INTENSITY = 0.01
+
+
+def lost_beyond(table: pd.DataFrame) -> dict[str, tuple[float, float]]:
+  """Families whose transformations push image content off the canvas.
+
+  Args:
+    table: measurements.
+
+  Returns:
+    By family, the smallest magnitude at which more than `LOST_INTENSITY` of
+    the intensity is lost, in the family's unit, and the largest share lost at
+    any. Families that lose less are left out.
+  """
+  lost = table[table["lost_intensity"] > LOST_INTENSITY]
+  # Of a whole orbit the largest element is described, not the first to lose.
+  lost = lost[lost["theta"] != "all"]
+  return {
+    str(family): (
+      float(rows["magnitude"].min()),
+      float(rows["lost_intensity"].max()),
+    )
+    for family, rows in lost.groupby("transform", sort=False)
+  }
+
+
 def describe_given(element: int | None) -> dict[str, Any]:
   """Columns of an orbit that is known only by its activations."""
   nan = float("nan")

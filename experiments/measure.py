@@ -12,7 +12,7 @@ Expected time: about a minute a seed on 2 cores for depth 3, width 32.
 import dataclasses
 from pathlib import Path
 
-from absl import flags
+from absl import flags, logging
 
 from experiments import cli, config
 
@@ -24,7 +24,7 @@ config.define_flags(config.MeasureConfig)
 def main() -> None:
   """Measures what is missing; prints the table's path last."""
   from analysis.statistics import summarize
-  from experiments import datasets, measuring, runs
+  from experiments import datasets, measuring, reporting, runs
   from experiments.errors import ExperimentError
   from experiments.progress import Progress
 
@@ -46,7 +46,11 @@ def main() -> None:
     total = runs.cost(run, dataset, [], wanted, parts)
     with Progress(total, len(parts)) as bar:
       runs.measure(run, dataset, wanted, parts, bar)
-  summary = summarize(runs.join(run, seeds))
+  table = runs.join(run, seeds)
+  lost = reporting.lost_intensity(table)
+  if lost:
+    logging.warning(lost)
+  summary = summarize(table)
   last = summary[summary["layer"].isin(["logits", "output"])]
   columns = ["stage", "layer", "transform", "dose", "unit", "measure", "mean"]
   columns += ["low", "high", "n_seeds"]

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from absl import logging
 from matplotlib.figure import Figure
 
 from analysis import figures, statistics
 from analysis.figures import style
+from analysis.tables import LOST_INTENSITY, lost_beyond
 from experiments import store
 from experiments.errors import ExperimentError
 
@@ -60,14 +62,41 @@ def write_report(workdir: Path) -> list[Path]:
       written.append(path)
   summary = statistics.summarize(tables["measurements.parquet"])
   store.write_table(workdir / "summary.csv", _rounded(summary))
+  lost = lost_intensity(tables["measurements.parquet"])
+  if lost:
+    logging.warning(lost)
   text = markdown(
     summary,
     tables["training.csv"],
     provenance,
     [path for path in written if path.suffix == ".png"],
+    note=lost,
   )
   store.write_text(workdir / "summary.md", text)
   return [*written, workdir / "summary.csv", workdir / "summary.md"]
+
+
+def lost_intensity(table: pd.DataFrame) -> str:
+  """A sentence about transformations that push content off the canvas.
+
+  Args:
+    table: measurements.
+
+  Returns:
+    The sentence; empty if nothing over 1 % is lost.
+  """
+  lost = lost_beyond(table)
+  if not lost:
+    return ""
+  units = dict(zip(table["transform"], table["unit"], strict=True))
+  parts = [
+    f"{family} from {start:.3g} {units[family]} on (up to {share:.1%})"
+    for family, (start, share) in lost.items()
+  ]
+  return (
+    f"More than {LOST_INTENSITY:.0%} of the image intensity leaves the canvas:"
+    f" {', '.join(parts)}. A larger --canvas keeps it."
+  )
 
 
 def _drawable(name: str, table: pd.DataFrame) -> bool:
@@ -96,6 +125,8 @@ def markdown(
   curves: pd.DataFrame,
   provenance: dict[str, Any],
   pictures: list[Path],
+  *,
+  note: str = "",
 ) -> str:
   """The short summary: what ran, accuracy, invariance at the output, figures.
 
@@ -104,6 +135,7 @@ def markdown(
     curves: one row a run, seed and epoch.
     provenance: of the study.
     pictures: the figures to show.
+    note: something to mind when reading them.
 
   Returns:
     Markdown text.
@@ -125,6 +157,7 @@ def markdown(
     "",
     "Invariance error: 0 is invariant, 1 as far as another image. It is that of"
     " the logits; in brackets that of the same networks before training.",
+    *(["", note] if note else []),
     "",
     "## Equivariance of the convolutions",
     "",

@@ -29,8 +29,8 @@ def parse_magnitudes(text: str, flag: str) -> tuple[Magnitudes, ...]:
     The families with positive magnitudes; scaling factors (x1.2) as log2.
 
   Raises:
-    UsageError: text of another form, an unknown or repeated family, or a number
-      that is not positive and finite.
+    UsageError: text of another form, an unknown family, a number that is not
+      positive and finite, or anything repeated.
   """
   result = []
   for part in filter(None, text.split(",")):
@@ -43,6 +43,8 @@ def parse_magnitudes(text: str, flag: str) -> tuple[Magnitudes, ...]:
     if family in (m.family for m in result):
       raise UsageError(f"--{flag}={text}: {family} is there twice")
     values = tuple(_number(n, family, text, flag) for n in numbers.split("/"))
+    if len(set(values)) < len(values):
+      raise UsageError(f"--{flag}={text}: {part} names a number twice")
     result.append(Magnitudes(family, values))
   return tuple(result)
 

@@ -224,6 +224,8 @@ def _read(path: Path) -> tuple[Split, Split]:
 
 def _decode(path: Path, source: Any) -> Split:
   """Reads all examples, many at a time: one by one is five times slower."""
+  if len(source) == 0:
+    raise ExperimentError(f"{path} has a split without examples")
   images, labels = [], []
   for start in range(0, len(source), _CHUNK):
     indices = range(start, min(start + _CHUNK, len(source)))
@@ -235,7 +237,7 @@ def _decode(path: Path, source: Any) -> Split:
         )
       images.append(example["image"])
       labels.append(example["label"])
-  shapes = {image.shape for image in images}
+  shapes = {np.shape(image) for image in images}
   if len(shapes) != 1 or images[0].ndim != 3 or images[0].dtype != np.uint8:
     raise ExperimentError(
       f"{path} has images of {len(shapes)} shapes, such as {images[0].dtype}"

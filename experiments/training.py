@@ -285,7 +285,7 @@ def train(
   Raises:
     UsageError: flags that do not fit each other or the data.
     NonFiniteLossError: the loss of a seed became infinite or NaN. Nothing of
-      that seed is returned.
+      that seed is returned, nor of those in the same computation.
   """
   trainer = make_trainer(model, config, dataset)
   data = on_device(dataset.train), on_device(dataset.test)
@@ -360,8 +360,10 @@ def _check_finite(
   bad = np.argwhere(~np.isfinite(losses))
   if len(bad):
     row, column = bad[np.argmin(bad[:, 1])]
+    # With the scan strategy all seeds are in one computation.
+    lost = "this seed" if len(seeds) == 1 else "the seeds trained beside it"
     raise NonFiniteLossError(
       f"the loss of seed {seeds[row]} is {losses[row, column]} at step"
-      f" {before + column + 1}; nothing of this seed is kept; try a smaller"
+      f" {before + column + 1}; nothing of {lost} is kept; try a smaller"
       " --learning_rate"
     )

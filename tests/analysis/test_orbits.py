@@ -408,3 +408,18 @@ def test_orbits_can_be_a_mapping_or_orbits_with_names():
   assert [o.name for o in made] == ["rotation", "scaling"]
   named = orbit("translation", [(1, 0)], name="right")
   assert actions.as_orbits(named) == (named,)
+
+
+def test_transformations_that_lose_the_image_are_found(images):
+  far = measure(
+    networks.identity,
+    images,
+    [(translation, [(0, 0), (1, 0), (9, 0), (0, 12)]), (rotation, [0, 90])],
+    ["invariance_error"],
+  )
+  lost = tables.lost_beyond(far)
+  assert list(lost) == ["translation"]
+  start, share = lost["translation"]
+  assert start == 9
+  assert share == far["lost_intensity"].max() > 0.3
+  assert tables.lost_beyond(far[far["transform"] == "rotation"]) == {}

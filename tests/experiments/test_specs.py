@@ -8,7 +8,7 @@ from experiments import specs
 from experiments.errors import UsageError
 
 positive = st.floats(min_value=1e-6, max_value=1e6)
-numbers = st.lists(positive, min_size=1, max_size=5)
+numbers = st.lists(positive, min_size=1, max_size=5, unique=True)
 families = st.dictionaries(
   st.sampled_from(["translation", "rotation", "scaling"]), numbers
 )
@@ -48,6 +48,7 @@ def test_no_text_is_no_family():
     ("Rotation:1", "'Rotation:1' is not of the form"),
     ("15", "'15' is not of the form"),
     ("rotation:5,rotation:10", "rotation is there twice"),
+    ("rotation:5/10/5", "rotation:5/10/5 names a number twice"),
     ("rotation:", "'' is not a positive number"),
     ("rotation:5/", "'' is not a positive number"),
     ("rotation:0", "'0' is not a positive number"),
