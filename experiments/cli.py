@@ -65,6 +65,11 @@ def _guarded(main: Callable[[], None]) -> None:
     )
 
 
+def warn(text: str) -> None:
+  """Says something on stderr that does not stop the command."""
+  print(f"warning: {text}", file=sys.stderr)
+
+
 def _fail(message: str, code: int) -> NoReturn:
   debug = flags.FLAGS.is_parsed() and flags.FLAGS.debug
   if debug and sys.exc_info()[0] is not None:

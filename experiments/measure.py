@@ -12,7 +12,7 @@ Expected time: about a minute a seed on 2 cores for depth 3, width 32.
 import dataclasses
 from pathlib import Path
 
-from absl import flags, logging
+from absl import flags
 
 from experiments import cli, config
 
@@ -49,7 +49,7 @@ def main() -> None:
   table = runs.join(run, seeds)
   lost = reporting.lost_intensity(table)
   if lost:
-    logging.warning(lost)
+    cli.warn(lost)
   summary = summarize(table)
   last = summary[summary["layer"].isin(["logits", "output"])]
   columns = ["stage", "layer", "transform", "dose", "unit", "measure", "mean"]

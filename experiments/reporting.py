@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from absl import logging
 from matplotlib.figure import Figure
 
 from analysis import figures, statistics
 from analysis.figures import style
 from analysis.tables import LOST_INTENSITY, lost_beyond
-from experiments import store
+from experiments import cli, store
 from experiments.errors import ExperimentError
 
 # Figure file -> drawing function and the table it is drawn from.
@@ -64,7 +63,7 @@ def write_report(workdir: Path) -> list[Path]:
   store.write_table(workdir / "summary.csv", _rounded(summary))
   lost = lost_intensity(tables["measurements.parquet"])
   if lost:
-    logging.warning(lost)
+    cli.warn(lost)
   text = markdown(
     summary,
     tables["training.csv"],
@@ -145,11 +144,12 @@ def markdown(
     f"# {study['preset']}: {data['dataset']}",
     "",
     f"{len(study['models'])} architectures, seeds"
-    f" {', '.join(map(str, study['seeds']))}; {data['train_examples']} training"
-    f" and {data['test_examples']} test images ({data['source']}, order:"
-    f" {data['order']}), {study['train']['epochs']} epochs of"
-    f" {study['train']['optimizer']}. Intervals are 95 % t intervals over"
-    " seeds.",
+    f" {', '.join(map(str, study['seeds']))}; {data['train_examples']:,}"
+    f" training and {data['test_examples']:,} test images ({data['source']},"
+    f" order: {data['order']}), {study['train']['epochs']} epochs of"
+    f" {study['train']['optimizer']}; invariance measured on"
+    f" {int(summary['n_images'].max()):,} of the test images. Intervals are"
+    " 95 % t intervals over seeds.",
     "",
     "## Accuracy and invariance of the output",
     "",

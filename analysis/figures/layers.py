@@ -1,5 +1,6 @@
 """Figures of invariance, layer by layer."""
 
+import itertools
 from collections.abc import Sequence
 
 import matplotlib as mpl
@@ -53,8 +54,9 @@ def invariance_by_layer(table: pd.DataFrame) -> Figure:
       f"Invariance error by layer on {style.datasets(rows)}: 0 is invariant, 1"
       " (dotted) as far as another image. Translation is averaged over right,"
       " left, down and up, rotation over both directions; scaling magnifies."
-      " Solid: trained; dashed: the same networks before training. Lines and"
-      f" bands: {style.replication(summary)}.",
+      " Solid: trained; dashed: the same networks before training; thin lines"
+      " only join layers with none between them. Lines and bands:"
+      f" {style.replication(summary)}.",
     )
   return figure
 
@@ -82,16 +84,27 @@ def _draw_layers(
 ) -> None:
   for stage in ("init", "trained"):
     own = rows[rows["stage"] == stage].sort_values("layer_index")
+    x = np.array([positions[name] for name in own["layer"]])
     trained = stage == "trained"
-    style.line_with_band(
-      axis,
-      [positions[name] for name in own["layer"]],
-      own,
-      line.colour,
-      marker=line.marker,
-      linestyle="solid" if trained else style.UNTRAINED,
-      markerfacecolor=line.colour if trained else "white",
-    )
+    linestyle = "solid" if trained else style.UNTRAINED
+    # A shallow network has nothing where a deep one has layers: there its line
+    # is only a thin guide for the eye, without a band.
+    pieces = np.split(np.arange(len(x)), np.flatnonzero(np.diff(x) > 2) + 1)
+    for piece in pieces:
+      style.line_with_band(
+        axis,
+        x[piece],
+        own.iloc[piece],
+        line.colour,
+        marker=line.marker,
+        linestyle=linestyle,
+        markerfacecolor=line.colour if trained else "white",
+      )
+    mean = own["mean"].to_numpy()
+    faint = {"alpha": 0.35, "lw": 0.7, "zorder": 1, "linestyle": linestyle}
+    for before, after in itertools.pairwise(pieces):
+      ends = [before[-1], after[0]]
+      axis.plot(x[ends], mean[ends], color=line.colour, **faint)
 
 
 def dose_response(table: pd.DataFrame) -> Figure:
@@ -118,7 +131,7 @@ def dose_response(table: pd.DataFrame) -> Figure:
         axis.axhline(1.0, color="#888888", lw=0.8, ls=":")
         axis.set_ylim(0, top)
         axis.set_title(f"{architecture.label}: {family}")
-        axis.set_xlabel(style.UNITS[family])
+        style.dose_axis(axis, family)
       line[0].set_ylabel("invariance error")
       line[-1].legend(
         loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=7, title="layer"

@@ -53,7 +53,7 @@ def accuracy_and_consistency(table: pd.DataFrame) -> Figure:
           )
         axis.set_ylim(0, 1.02)
         axis.set_title(family)
-        axis.set_xlabel(style.UNITS[family])
+        style.dose_axis(axis, family)
       line[0].set_ylabel(label)
     style.legend(figure, styles, stages=False)
     style.caption(

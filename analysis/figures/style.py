@@ -41,6 +41,13 @@ _COLOURS = {
   "stride": "#ce6dbd",
 }
 
+_DATASETS = {
+  "digits": "scikit-learn's digits",
+  "mnist": "MNIST",
+  "fashion_mnist": "Fashion-MNIST",
+  "kmnist": "KMNIST",
+}
+
 STYLE = {
   "font.size": 9,
   "axes.titlesize": 9,
@@ -167,9 +174,17 @@ def line_with_band(
 ) -> None:
   """Draws the mean as a line and the interval over seeds as a band."""
   axis.plot(x, rows["mean"], color=colour, **line)
-  axis.fill_between(
-    x, rows["low"], rows["high"], color=colour, alpha=0.15, lw=0
-  )
+  low, high = rows["low"], rows["high"]
+  if len(rows) == 1:  # a band has no width there
+    axis.vlines(x, low, high, color=colour, alpha=0.3, lw=4, zorder=1)
+  else:
+    axis.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
+
+
+def dose_axis(axis: Axes, family: str) -> None:
+  """Names the abscissa of a dose-response curve; ticks that do not touch."""
+  axis.set_xlabel(UNITS[family])
+  axis.locator_params(axis="x", nbins=6)
 
 
 def families(table: pd.DataFrame) -> list[str]:
@@ -214,4 +229,5 @@ def over_seeds(seeds: int) -> str:
 
 def datasets(table: pd.DataFrame) -> str:
   """The data sets of a table, for captions."""
-  return ", ".join(sorted(set(table["dataset"])))
+  names = sorted(set(table["dataset"]))
+  return ", ".join(_DATASETS.get(name, name) for name in names)
