@@ -130,7 +130,8 @@ def compare(
     comparison: the two sides.
     rounds: timed blocks of each, after one that is reported apart.
     cores: the cores that both are bound to.
-    tolerance: relative difference allowed between what they compute.
+    tolerance: difference allowed between what they compute, relative or
+      absolute (a loss gets near 0).
 
   Yields:
     The steady state, then the first block.
@@ -145,7 +146,7 @@ def compare(
     pairs = []
     for _ in range(rounds + 1):
       one, other = ours.block(), peer.block()
-      if not np.isclose(one["value"], other["value"], rtol=tolerance):
+      if not np.isclose(one["value"], other["value"], tolerance, tolerance):
         raise ExperimentError(
           f"{comparison.name}: ours gives {one['value']},"
           f" {comparison.peer_name} {other['value']}: not the same job"
