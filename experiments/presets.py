@@ -4,7 +4,10 @@ quick
   Question: does the invariance of each layer differ with pooling and depth,
   before and after training? Two depths, with max pooling and without.
   Command: make study
-  Time: under 5 minutes on 2 cores with the digits; about 10 with MNIST.
+  Time: 3 to 4 minutes on 2 cores with the digits, 5 with MNIST (the first
+  10,000 training images, 3 epochs).
+  Expected: see the README for MNIST; with the digits the logits' invariance
+  error at 2 px is about 0.38 with pooling and 0.49 without at depth 3.
 """
 
 import dataclasses
