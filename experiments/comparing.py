@@ -221,17 +221,17 @@ def _worker(arguments: tuple[str, ...], cores: list[int]) -> Iterator[_Worker]:
     "NPROC": str(len(cores)),  # threads that XLA starts
     "OMP_NUM_THREADS": str(len(cores)),
   }
+  pinned = ",".join(map(str, cores))
   with tempfile.TemporaryDirectory() as folder:
     log = Path(folder) / "stderr"
     with log.open("w") as errors:
       process = subprocess.Popen(
-        [sys.executable, *_command(arguments)],
+        [sys.executable, *_command(arguments), f"--cores={pinned}"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=errors,
         env=environment,
         text=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, cores),
       )
     try:
       yield _Worker(arguments[0], process, log)

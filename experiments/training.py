@@ -9,6 +9,7 @@ Two strategies compute the same thing, to rounding:
 """
 
 import functools
+import itertools
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -28,6 +29,10 @@ from models import platform
 from models.zoo import Model
 
 _EVAL_BATCH = 256
+
+# Images of a piece of a batch: what a CPU's cache holds of a 32-channel layer.
+# Worth 20 % with pooling. More pieces would cost more compiling than they save.
+_PIECE, _MOST_PIECES = 16, 8
 
 # Purposes of random numbers; fold_in of the seed's key.
 _INIT, _SHUFFLE, _AUGMENT = range(3)
@@ -127,6 +132,7 @@ def make_trainer(
   optimizer = make_optimizer(config, config.epochs * steps)
   augment = make_augmentation(config)
   example = jnp.zeros((1, *dataset.train.images.shape[1:]))
+  pieces = _pieces(config.batch_size) if strategy == "loop" else 1
 
   def create_train_state(seed: Array) -> TrainState:
     key = jax.random.fold_in(jax.random.key(seed), _INIT)
@@ -141,11 +147,9 @@ def make_trainer(
       key = jax.random.fold_in(jax.random.key(seed), _AUGMENT)
       images = augment(jax.random.fold_in(key, state.step), images)
 
-    def loss_of(params: Params) -> Array:
-      logits, _ = model.apply(params, images, train=True)
-      return cross_entropy(logits, data.labels[indices]).mean()
-
-    loss, gradient = jax.value_and_grad(loss_of)(state.params)
+    loss, gradient = loss_and_gradient(
+      model, state.params, images, data.labels[indices], pieces
+    )
     updates, opt = optimizer.update(gradient, state.optimizer, state.params)
     params = optax.apply_updates(state.params, updates)
     return TrainState(params, opt, state.step + 1), loss
@@ -157,6 +161,41 @@ def make_trainer(
   if strategy == "scan":
     return _scanned(create_train_state, order, train_step, evaluate)
   return _looped(create_train_state, order, train_step, evaluate)
+
+
+def _pieces(batch_size: int) -> int:
+  """Into how many pieces a CPU cuts a batch; each is compiled by itself."""
+  return min(max(batch_size // _PIECE, 1), _MOST_PIECES)
+
+
+def loss_and_gradient(
+  model: Model, params: Params, images: Array, labels: Array, pieces: int
+) -> tuple[Array, Params]:
+  """Mean loss of a batch and its gradient.
+
+  Args:
+    model: the network.
+    params: its variables.
+    images: float images.
+    labels: their classes.
+    pieces: how many pieces to cut the batch into; the result is the same to
+      rounding.
+
+  Returns:
+    Loss in nats, and the gradient by the variables.
+  """
+
+  def loss_of(params: Params, images: Array, labels: Array) -> Array:
+    logits, _ = model.apply(params, images, train=True)
+    return cross_entropy(logits, labels).sum() / count
+
+  count = labels.shape[0]
+  cuts = [count * i // pieces for i in range(pieces + 1)]
+  parts = [
+    jax.value_and_grad(loss_of)(params, images[i:j], labels[i:j])
+    for i, j in itertools.pairwise(cuts)
+  ]
+  return jax.tree.map(lambda *values: functools.reduce(jnp.add, values), *parts)
 
 
 def batch_indices(

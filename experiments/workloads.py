@@ -376,8 +376,11 @@ def serve() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("job", choices=JOBS)
   parser.add_argument("--pooling")
+  parser.add_argument("--cores", help="comma-separated, to be bound to")
   options = vars(parser.parse_args())
-  name = options.pop("job")
+  name, cores = options.pop("job"), options.pop("cores")
+  if cores:
+    os.sched_setaffinity(0, map(int, cores.split(",")))
   arguments = {k: v for k, v in options.items() if v is not None}
   # Libraries print: the answers keep stdout, everything else goes to stderr.
   with os.fdopen(os.dup(1), "w") as answers:

@@ -23,10 +23,6 @@ from models.geometry import output_size
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
 
-# Images per piece of a kernel gradient. XLA turns it into one matrix product
-# over all positions; beyond some 16 images that outgrows the cache.
-_GRADIENT_CHUNK = 16
-
 Map = Float[Array, "n h w c"]
 
 
@@ -139,28 +135,11 @@ def _conv_cpu_backward(
     rows = patches.reshape(-1, patches.shape[-1])
     d_kernel = (rows.T @ flat).reshape(kernel.shape)
   else:
-    starts = range(0, x.shape[0], _GRADIENT_CHUNK)
-    pieces = [
-      _kernel_gradient(
-        x[i : i + _GRADIENT_CHUNK],
-        g[i : i + _GRADIENT_CHUNK],
-        kernel,
-        stride,
-        padding,
-      )
-      for i in starts
-    ]
-    d_kernel = functools.reduce(jnp.add, pieces)
+    d_kernel = jax.linear_transpose(
+      lambda k: _conv(x, k, stride, padding),
+      jax.ShapeDtypeStruct(kernel.shape, kernel.dtype),
+    )(g)[0]
   return d_x, d_kernel, d_bias
-
-
-def _kernel_gradient(
-  x: Array, g: Array, kernel: Array, stride: int, padding: int
-) -> Array:
-  return jax.linear_transpose(
-    lambda k: _conv(x, k, stride, padding),
-    jax.ShapeDtypeStruct(kernel.shape, kernel.dtype),
-  )(g)[0]
 
 
 _conv_cpu.defvjp(_conv_cpu_forward, _conv_cpu_backward)

@@ -77,6 +77,24 @@ def test_side_by_side_a_seed_does_not_depend_on_its_neighbours(mlp, small):
   assert_same(first, second)
 
 
+def test_a_batch_can_be_cut_into_pieces(mlp, small):
+  """23 images do not divide: the pieces are of unequal size."""
+  split = training.on_device(small.train)
+  images, labels = training.as_float(split.images[:23]), split.labels[:23]
+  params = mlp.init(jax.random.key(0), images[:1])
+  whole, cut = (
+    training.loss_and_gradient(mlp, params, images, labels, pieces)
+    for pieces in (1, 5)
+  )
+  for one, other in zip(
+    jax.tree.leaves(whole), jax.tree.leaves(cut), strict=True
+  ):
+    np.testing.assert_allclose(one, other, atol=1e-6)
+  logits, _ = mlp.apply(params, images)
+  mean = training.cross_entropy(logits, labels).mean()
+  assert float(whole[0]) == pytest.approx(float(mean), rel=1e-6)
+
+
 def test_auto_is_loop_on_a_cpu_and_scan_elsewhere(monkeypatch):
   config = TrainConfig(strategy="auto")
   for on_cpu, strategy in ((True, "loop"), (False, "scan")):
