@@ -336,16 +336,25 @@ def _processor() -> str:
 
 
 def _git_commit() -> str | None:
-  """The commit of this source, with '-dirty' for changed files, or None."""
-  try:
+  """The commit of this source, with '-dirty' for changed source, or None."""
+
+  def git(*arguments: str) -> str:
     result = subprocess.run(
-      ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-      cwd=Path(__file__).parent,
+      ["git", *arguments],
+      cwd=Path(__file__).parent.parent,
       capture_output=True,
       text=True,
       timeout=10,
       check=True,
     )
+    return result.stdout.strip()
+
+  try:
+    commit = git("rev-parse", "--short=12", "HEAD")
+    # Results and documents that changed do not make a run another.
+    changed = git(
+      "status", "--porcelain", "--", "models", "analysis", "experiments"
+    )
   except (OSError, subprocess.SubprocessError):
     return None
-  return result.stdout.strip() or None
+  return f"{commit}-dirty" if changed else commit
