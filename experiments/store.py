@@ -181,10 +181,11 @@ class RunFolder:
       provenance: as of `provenance`.
 
     Raises:
-      ExperimentError: the folder holds a run with other flags or data.
+      ExperimentError: the folder holds seeds trained with other flags or data.
     """
     path = self.path / "config.json"
-    if not path.exists():
+    # A run that failed before its first seed has left nothing worth keeping.
+    if not path.exists() or not self.trained_seeds():
       write_json(self.path / "provenance.json", provenance)
       write_json(path, config)
       return

@@ -202,6 +202,20 @@ def folder(tmp_path):
   return result
 
 
+@pytest.fixture
+def trained(folder):
+  """A folder with a seed, which no other run may take."""
+  params = {"params": {"a": np.zeros(2)}}
+  folder.add_seed(0, params, params, [{"seed": 0, "epoch": 1}])
+  return folder
+
+
+def test_a_run_that_left_no_seed_does_not_keep_its_folder(folder):
+  other = flags_of(train={"learning_rate": 0.1})
+  folder.claim(other, SOURCE)
+  assert json.loads((folder.path / "config.json").read_text()) == other
+
+
 def test_a_claimed_folder_says_all_flags(folder):
   config = json.loads((folder.path / "config.json").read_text())
   assert config == flags_of()
@@ -209,10 +223,10 @@ def test_a_claimed_folder_says_all_flags(folder):
   assert json.loads((folder.path / "provenance.json").read_text()) == SOURCE
 
 
-def test_the_same_run_may_claim_again_from_another_data_dir(folder):
-  before = (folder.path / "config.json").read_bytes()
-  folder.claim(flags_of(data={"data_dir": "/elsewhere"}), SOURCE)
-  assert (folder.path / "config.json").read_bytes() == before
+def test_the_same_run_may_claim_again_from_another_data_dir(trained):
+  before = (trained.path / "config.json").read_bytes()
+  trained.claim(flags_of(data={"data_dir": "/elsewhere"}), SOURCE)
+  assert (trained.path / "config.json").read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -223,25 +237,25 @@ def test_the_same_run_may_claim_again_from_another_data_dir(folder):
     ({"data": {"canvas": 40}}, "data.canvas=32, not 40"),
   ],
 )
-def test_a_run_with_other_flags_is_refused(folder, changes, message):
+def test_a_run_with_other_flags_is_refused(trained, changes, message):
   with pytest.raises(ExperimentError, match=re.escape(message)) as caught:
-    folder.claim(flags_of(**changes), SOURCE)
-  assert str(folder.path) in str(caught.value)
+    trained.claim(flags_of(**changes), SOURCE)
+  assert str(trained.path) in str(caught.value)
   assert "--workdir" in str(caught.value)
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_a_run_on_other_data_is_refused(folder, split):
+def test_a_run_on_other_data_is_refused(trained, split):
   other = {"data": SOURCE["data"] | {f"{split}_sha256": "123"}}
   was = SOURCE["data"][f"{split}_sha256"]
   with pytest.raises(ExperimentError, match=f"{split}_sha256={was}, not 123"):
-    folder.claim(flags_of(), other)
+    trained.claim(flags_of(), other)
 
 
-def test_a_folder_with_damaged_flags_is_refused(folder):
-  (folder.path / "config.json").write_text("{")
+def test_a_folder_with_damaged_flags_is_refused(trained):
+  (trained.path / "config.json").write_text("{")
   with pytest.raises(ExperimentError, match=r"config\.json cannot be read"):
-    folder.claim(flags_of(), SOURCE)
+    trained.claim(flags_of(), SOURCE)
 
 
 def test_measurements_made_with_other_flags_are_dropped(folder):
