@@ -6,8 +6,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
-from analysis import sampling, transforms
-from analysis.measures import MapAction
+from analysis import affine, sampling, transforms
+from analysis.measures import Elements, MapAction
 
 
 class Orbit(NamedTuple):
@@ -15,7 +15,7 @@ class Orbit(NamedTuple):
 
   Attributes:
     family: of the transformations.
-    thetas: their parameters, in the family's unit.
+    thetas: their parameters.
     name: of the orbit in tables.
     order: interpolation of the images, 1 or 3.
     border: what lies outside the images: "zero", "circular" or "reflect".
@@ -69,7 +69,7 @@ def orbit(
 
   Args:
     family: the family or its name.
-    thetas: parameters of each element, in the family's unit.
+    thetas: parameters of each element; a matrix may be given as 2x3.
     name: the orbit's name; the family's by default.
     order: interpolation of the images, 1 or 3.
     border: what lies outside the images: "zero", "circular" or "reflect".
@@ -88,12 +88,15 @@ def orbit(
     family = transforms.FAMILIES[family]
   sampling.check_kind(order, border)
   values = tuple(
-    tuple(map(float, t)) if np.ndim(t) else float(t) for t in thetas
+    tuple(map(float, np.ravel(t))) if np.ndim(t) else float(t) for t in thetas
   )
   if not values:
     raise ValueError(f"the {family.name} orbit has no element")
-  for theta in values:
-    family.matrix(theta)
+  for i, theta in enumerate(values, start=1):
+    try:
+      family.matrix(theta)
+    except ValueError as error:
+      raise ValueError(f"element {i} of {family.name}: {error}") from error
   return Orbit(family, values, name or family.name, order, border)
 
 
@@ -116,6 +119,32 @@ def as_orbits(transformations: Any) -> tuple[Orbit, ...]:
   if len(set(names)) < len(names):
     raise ValueError(f"orbit names repeat: {', '.join(names)}")
   return result
+
+
+def elements_of(
+  o: Orbit, intensity: Float[np.ndarray, "h w"] | None
+) -> Elements:
+  """The elements of an orbit as numbers.
+
+  Args:
+    o: the orbit.
+    intensity: summed intensity of the images at each pixel; None if it is not
+      known, and then no displacement is.
+
+  Returns:
+    The numbers, float32.
+  """
+  family = o.family
+  moved = [float("nan")] * len(o.thetas)
+  if intensity is not None:
+    moved = [family.displacement(theta, intensity) for theta in o.thetas]
+  columns = (
+    [np.atleast_1d(theta) for theta in o.thetas],
+    [family.magnitude(theta) for theta in o.thetas],
+    moved,
+    [family.is_identity(theta) for theta in o.thetas],
+  )
+  return Elements(*(np.asarray(c, np.float32) for c in columns))
 
 
 class ImageTaps(NamedTuple):
@@ -143,8 +172,8 @@ def image_taps(o: Orbit, shape: tuple[int, int]) -> ImageTaps:
   Returns:
     The taps of its order.
   """
-  pull = transforms.invert(o.family.matrix(np.asarray(o.thetas)))
-  y, x = transforms.source_coordinates(pull, shape)
+  pull = affine.invert(o.family.matrix(np.asarray(o.thetas)))
+  y, x = affine.source_coordinates(pull, shape)
   linear = sampling.taps(y, x, shape, order=1, border=o.border)
   if o.order == 1:
     return ImageTaps(linear)
@@ -227,8 +256,9 @@ def map_action(
     Positions, weights and masks, computed in float64.
   """
   # t^-1 brings back what t moved away: position p reads at t(p).
-  y, x = transforms.source_coordinates(
-    o.family.matrix(np.asarray(o.thetas)),
+  matrices = o.family.matrix(np.asarray(o.thetas))
+  y, x = affine.source_coordinates(
+    matrices,
     shape,
     stride=where.stride,
     offset=where.offset,
@@ -236,15 +266,20 @@ def map_action(
   )
   indices, weights = sampling.taps(y, x, shape, order=1, border=o.border)
   mask = defined = np.ones(y.shape, bool)
-  if o.border != "circular":
-    j, i = np.mgrid[: shape[0], : shape[1]].reshape(2, 1, -1).astype(float)
-    for own, read, size, canvas in (
-      (j, y, shape[0], image_shape[0]),
-      (i, x, shape[1], image_shape[1]),
-    ):
-      low, high = _positions_inside(where, size, canvas)
-      mask = mask & _within(own, low, high) & _within(read, low, high)
-      defined = defined & _within(read, 0, size - 1)
+  inside = np.ones(y.shape[-1], bool)
+  j, i = np.mgrid[: shape[0], : shape[1]].reshape(2, 1, -1).astype(float)
+  for own, read, size, canvas in (
+    (j, y, shape[0], image_shape[0]),
+    (i, x, shape[1], image_shape[1]),
+  ):
+    low, high = _positions_inside(where, size, canvas)
+    inside = inside & _within(own[0], low, high)
+    mask = mask & inside & _within(read, low, high)
+    defined = defined & _within(read, 0, size - 1)
+  if o.border == "circular":  # a canvas mapped onto itself has no edge
+    edgeless = affine.wraps(matrices, image_shape)[:, None]
+    mask, defined = mask | edgeless, defined | edgeless
+    inside = inside | edgeless.all()
   rows, columns = (
     sampling.area_average(
       canvas,
@@ -258,6 +293,7 @@ def map_action(
   return MapAction(
     indices,
     weights,
+    inside.astype(np.float32),
     mask.astype(np.float32),
     defined.astype(np.float32),
     rows,

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis.actions import Orbit, as_orbits
 from analysis.measures import Measure
 
 
@@ -118,7 +119,7 @@ def output_layer(
   """
   if output is None:
     likely = [k for k in layers if k in ("logits", "output")] or list(layers)
-    if len(likely) > 1 and any("output" in m.needs for m in measures):
+    if len(likely) > 1 and any(m.scope == "output" for m in measures):
       raise ValueError(
         f"which of {', '.join(likely)} is the network's output? give output="
       )
@@ -126,3 +127,31 @@ def output_layer(
   if output not in layers:
     raise ValueError(f"output={output!r} is not one of {', '.join(layers)}")
   return output
+
+
+def check_given_orbit(
+  transformations: Any,
+  elements: int,
+  geometry: Any,
+  image_shape: tuple[int, int] | None,
+) -> Orbit | None:
+  """The one orbit that made given activations, if it is known.
+
+  Raises:
+    ValueError: several orbits, another number of elements, or a geometry
+      without the transformations and the images' shape.
+  """
+  if transformations is None:
+    if geometry:
+      raise ValueError("geometry= needs transformations= and image_shape= too")
+    return None
+  orbits = as_orbits(transformations)
+  if len(orbits) > 1 or len(orbits[0].thetas) != elements:
+    found = ", ".join(f"{o.name} of {len(o.thetas)}" for o in orbits)
+    raise ValueError(
+      f"transformations= must be one orbit of {elements} elements, as in the"
+      f" arrays; got {found}"
+    )
+  if geometry and image_shape is None:
+    raise ValueError("geometry= needs image_shape=(height, width)")
+  return orbits[0]

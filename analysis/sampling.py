@@ -151,13 +151,21 @@ def spline_coefficients(
     Coefficients for h + 24 rows and w + 24 columns.
   """
   for axis in (1, 2):
-    matrix = jnp.asarray(_prefilter(maps.shape[axis], border), maps.dtype)
+    matrix = jnp.asarray(spline_matrix(maps.shape[axis], border), maps.dtype)
     maps = jnp.moveaxis(jnp.tensordot(matrix, maps, axes=(1, axis)), 0, axis)
   return maps
 
 
-def _prefilter(size: int, border: str) -> np.ndarray:
-  """(size + 24, size) matrix from samples to spline coefficients."""
+def spline_matrix(size: int, border: str) -> np.ndarray:
+  """Matrix from samples to the coefficients of their cubic B-spline.
+
+  Args:
+    size: number of samples along the axis.
+    border: how they continue outside: "zero", "circular" or "reflect".
+
+  Returns:
+    (size + 24, size): 12 coefficients beyond either end.
+  """
   total = size + 2 * _MARGIN
   outside = np.arange(-_MARGIN, size + _MARGIN)
   extension = np.zeros((total, size))

@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from analysis.tables import of_elements
+
 # What tells one line of a summary from another.
 KEYS = (
   "run",
@@ -31,6 +33,10 @@ KEYS = (
   "unit",
   "measure",
 )
+
+
+# Left-right, up-down and both mirrors are of about one size, and different.
+MIRRORS = {"0,0": 0.0, "1,0": 1.0, "0,1": 2.0, "1,1": 3.0}
 
 
 class Interval(NamedTuple):
@@ -64,7 +70,8 @@ def dose(table: pd.DataFrame) -> pd.Series:
 
   The magnitude; for scaling with its sign, because magnifying and shrinking
   are different things, while left and right, or clockwise and not, are
-  averaged.
+  averaged. For reflection the number of the mirror: 1 left-right, 2 up-down, 3
+  both.
 
   Args:
     table: measurements.
@@ -72,9 +79,12 @@ def dose(table: pd.DataFrame) -> pd.Series:
   Returns:
     One number a row; for a whole orbit its largest magnitude.
   """
-  signed = (table["transform"] == "scaling") & (table["theta"] != "all")
+  single = of_elements(table)
+  signed = (table["transform"] == "scaling") & single
+  mirror = (table["transform"] == "reflection") & single
   doses = table["magnitude"].astype(float).copy()
   doses[signed] = table["theta"][signed].astype(float)
+  doses[mirror] = table["theta"][mirror].map(MIRRORS).astype(float)
   return doses
 
 
@@ -90,7 +100,9 @@ def summarize(table: pd.DataFrame) -> pd.DataFrame:
     dead fraction and V, numbers of seeds with a value and of images, and the
     note where there is none. A seed has a value if all directions have.
   """
-  table = table.assign(dose=dose(table), undefined=table["value"].isna())
+  # A radius beyond the grid is infinite: no mean over seeds is known.
+  value = table["value"].replace(np.inf, np.nan)
+  table = table.assign(dose=dose(table), value=value, undefined=value.isna())
   keys = list(KEYS)
   means = ["floor", "displacement_px", "lost_intensity"]
   means += ["dead_fraction", "total_variance"]

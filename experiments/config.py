@@ -97,26 +97,36 @@ class MeasureConfig:
   """Measuring.
 
   Attributes:
-    measures: comma-separated names, or all.
+    measures: comma-separated names of docs/measures.md, or all.
     transforms: the orbits, as in translation:1/2/4,rotation:15/30: the
-      identity and plus and minus each number (for translation, in the four
-      directions); scaling takes log2 factors, or factors as x1.2.
+      identity and plus and minus each number (for translation and shear, in
+      the four directions); scaling takes log2 factors, or factors as x1.2. Also
+      shear:0.1, reflection, quarter_turn, matrix:FILE.csv (a 2x3 matrix
+      a,b,c,d,e,f a line) and compositions as scaling:x1.2+rotation:15.
     shift_map: grid of translations for the sensitivity map, as in 6:2: from -6
       to 6 px in steps of 2, both ways; empty for none.
+    diagonal: length in pixels, either way, of the diagonal path on which
+      jaggedness is measured; 0 for none.
     measure_examples: so many test images, evenly spread; 0 for all.
     measure_batch_size: images a step; 0 to choose by memory.
     order: interpolation, 1 (bilinear) or 3 (cubic).
+    border: what lies outside an image, zero, circular or reflect (mirrored).
   """
 
-  measures: str = "all"
+  measures: str = (
+    "invariance_error,equivariance_error,normalized_variance,accuracy,"
+    "consistency"
+  )
   transforms: str = (
     "translation:1/2/4/6,rotation:5/10/15/20/30/45/60/90,"
     "scaling:x1.05/x1.1/x1.2/x1.3/x1.4/x1.5/x1.7/x2"
   )
   shift_map: str = "6:2"
+  diagonal: int = 4
   measure_examples: int = 256
   measure_batch_size: int = 0
   order: int = 1
+  border: str = "zero"
 
 
 def attribute_help(cls: type) -> dict[str, str]:

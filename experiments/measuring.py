@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from analysis import actions, orbits
+from analysis import actions, orbits, sampling
 from analysis.measures import MEASURES, resolve
 from experiments import specs
 from experiments.config import MeasureConfig, ModelConfig
@@ -17,26 +17,28 @@ from experiments.datasets import Dataset
 from experiments.errors import UsageError
 from models.zoo import Model
 
-SHIFT_MAP = "translation_map"
-
-# Measures whose value is made of positions do not apply to the sensitivity
-# map, which asks one question of many translations.
-_MAP_MEASURES = ("invariance_error",)
+# The orbits of one question each: a grid of translations is for the sensitivity
+# map and for the figure of invariance errors, a diagonal path for jaggedness.
+_OF_GRID, _OF_PATH = "sensitivity_map", "jaggedness"
 
 
 def parse_orbits(config: MeasureConfig) -> tuple[actions.Orbit, ...]:
   """The orbits that all measures see.
 
   Raises:
-    UsageError: malformed transformations, or none.
+    UsageError: malformed transformations, or none; an unknown order or border.
   """
-  magnitudes = specs.parse_magnitudes(config.transforms, "transforms")
-  if not magnitudes:
+  try:
+    sampling.check_kind(config.order, config.border)
+  except ValueError as error:
+    raise UsageError(f"--{error}") from error
+  parsed = specs.parse_transforms(config.transforms, "transforms")
+  if not parsed:
     raise UsageError("--transforms is empty: give at least one transformation")
   try:
     return tuple(
-      actions.orbit(m.family, specs.elements(m), order=config.order)
-      for m in magnitudes
+      actions.orbit(family, thetas, order=config.order, border=config.border)
+      for family, thetas in parsed
     )
   except ValueError as error:
     raise UsageError(f"--transforms={config.transforms}: {error}") from error
@@ -47,7 +49,33 @@ def parse_shift_map(config: MeasureConfig) -> actions.Orbit | None:
   grid = specs.shift_grid(config.shift_map)
   if not grid:
     return None
-  return actions.orbit("translation", grid, name=SHIFT_MAP, order=config.order)
+  return actions.orbit(
+    "translation",
+    grid,
+    name=specs.SHIFT_MAP,
+    order=config.order,
+    border=config.border,
+  )
+
+
+def parse_diagonal(config: MeasureConfig) -> actions.Orbit | None:
+  """The path of one-pixel diagonal steps, if there is to be one.
+
+  Raises:
+    UsageError: a negative length.
+  """
+  if config.diagonal < 0:
+    raise UsageError(f"--diagonal={config.diagonal} is negative")
+  if not config.diagonal:
+    return None
+  steps = range(-config.diagonal, config.diagonal + 1)
+  return actions.orbit(
+    "translation",
+    [(k, k) for k in steps],
+    name=specs.DIAGONAL,
+    order=config.order,
+    border=config.border,
+  )
 
 
 def parse_measures(config: MeasureConfig) -> tuple[str, ...]:
@@ -74,6 +102,7 @@ def check(config: MeasureConfig, dataset: Dataset) -> None:
   """
   parse_orbits(config)
   parse_shift_map(config)
+  parse_diagonal(config)
   parse_measures(config)
   available = len(dataset.test.labels)
   if not 2 <= (config.measure_examples or available) <= available:
@@ -92,15 +121,24 @@ def jobs(
 ) -> list[tuple[actions.Orbit, tuple[str, ...]]]:
   """What is measured of a network: orbits with the names of their measures.
 
-  The sensitivity map is made of trained networks only.
+  The sensitivity map and the diagonal path are made of trained networks only.
 
   Raises:
     UsageError: malformed flags.
   """
-  result = [(o, parse_measures(config)) for o in parse_orbits(config)]
-  grid = parse_shift_map(config)
-  if grid is not None and stage == "trained":
-    result.append((grid, _MAP_MEASURES))
+  measures = [m.name for m in resolve(parse_measures(config))]
+  usual = tuple(m for m in measures if m not in (_OF_GRID, _OF_PATH))
+  result = [(o, usual) for o in parse_orbits(config) if usual]
+  if stage != "trained":
+    return result
+  grid, path = parse_shift_map(config), parse_diagonal(config)
+  if grid is not None:
+    of_grid = ("invariance_error",)
+    if _OF_GRID in measures:
+      of_grid += (_OF_GRID,)
+    result.append((grid, of_grid))
+  if path is not None and _OF_PATH in measures:
+    result.append((path, (_OF_PATH,)))
   return result
 
 

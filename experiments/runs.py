@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from experiments import building, measuring, store, training
+from experiments import building, measuring, specs, store, training
 from experiments.config import (
   DataConfig,
   MeasureConfig,
@@ -135,7 +135,9 @@ def missing_parts(
   run: Run, seeds: Sequence[int], config: MeasureConfig
 ) -> list[Part]:
   """The (seed, stage) pairs without measurements made with these flags."""
-  run.folder.claim_measurements(store.as_config(measure=config))
+  files = specs.file_digests(config.transforms)
+  flags = store.as_config(measure=config) | ({"files": files} if files else {})
+  run.folder.claim_measurements(flags)
   untrained = missing_seeds(run, seeds)
   return [
     (seed, stage)

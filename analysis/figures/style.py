@@ -23,12 +23,27 @@ REFERENCE_DOSES = {
   "translation": (2.0, "2 px"),
   "rotation": (15.0, "15°"),
   "scaling": (float(np.log2(1.2)), "factor 1.2"),
+  "shear": (0.1, "0.1"),
+  "reflection": (1.0, "left-right mirror"),
+  "quarter_turn": (1.0, "90°"),
 }
 
 UNITS = {
   "translation": "shift (px)",
   "rotation": "angle (degrees)",
   "scaling": "scaling (log2 of the factor)",
+  "shear": "shear (px per px)",
+  "reflection": "mirror",
+  "quarter_turn": "quarter turns (counter-clockwise)",
+}
+
+# Compositions and matrices that users give have no size of their own.
+_OTHER_UNIT = "distance of the matrix from the identity"
+
+# Doses that are kinds, not sizes: see `statistics.dose`.
+_KINDS = {
+  "reflection": ("none", "left-right", "up-down", "both"),
+  "quarter_turn": ("0", "1", "2", "3"),
 }
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -183,20 +198,34 @@ def line_with_band(
 
 def dose_axis(axis: Axes, family: str) -> None:
   """Names the abscissa of a dose-response curve; ticks that do not touch."""
-  axis.set_xlabel(UNITS[family])
-  axis.locator_params(axis="x", nbins=6)
+  axis.set_xlabel(UNITS.get(family, _OTHER_UNIT))
+  if family in _KINDS:
+    axis.set_xticks(range(len(_KINDS[family])), _KINDS[family])
+  else:
+    axis.locator_params(axis="x", nbins=6)
 
 
 def families(table: pd.DataFrame) -> list[str]:
-  """The families of a table, in the order of the figures."""
-  present = set(table["transform"])
-  return [name for name in UNITS if name in present]
+  """The families of a table that have doses, in the order of the figures.
+
+  Args:
+    table: measurements or a summary of them.
+
+  Returns:
+    Names: the built-in families first, then others in the table's order.
+  """
+  dose = table["dose" if "dose" in table else "magnitude"]
+  present = list(table["transform"][dose > 0].unique())
+  others = [name for name in present if name not in UNITS]
+  return [name for name in UNITS if name in present] + others
 
 
 def at_reference(
   summary: pd.DataFrame, family: str
 ) -> tuple[pd.DataFrame, str]:
   """One family's rows at its reference dose, or at the nearest there is.
+
+  A family without a reference, such as a composition, has its smallest dose.
 
   Args:
     summary: of `statistics.summarize`.
@@ -206,11 +235,13 @@ def at_reference(
     The rows, and the dose in words.
   """
   rows = summary[summary["transform"] == family]
-  wanted, name = REFERENCE_DOSES[family]
+  wanted, name = REFERENCE_DOSES.get(family, (0.0, ""))
   doses = rows["dose"][rows["dose"] > 0]
   nearest = float(doses.iloc[int((doses - wanted).abs().argmin())])
-  if not np.isclose(nearest, wanted, atol=1e-3):
-    name = f"{nearest:g} {rows['unit'].iloc[0]}"
+  if not (name and np.isclose(nearest, wanted, atol=1e-3)):
+    name = f"{nearest:.3g} {rows['unit'].iloc[0]}"
+    if family == "reflection":
+      name = f"{_KINDS[family][int(nearest)]} mirror"
   return rows[rows["dose"] == nearest], name
 
 

@@ -1,12 +1,7 @@
-"""What a measure is, what it is given, and sums that several measures share."""
+"""What a measure is, what it is given and what it returns."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
-
-import jax
-import jax.numpy as jnp
-from jax import lax
-from jaxtyping import Array, Float
 
 
 class MapAction(NamedTuple):
@@ -15,6 +10,7 @@ class MapAction(NamedTuple):
   Attributes:
     indices: (t, k, p) positions that t^-1 reads, for each of the p positions.
     weights: (t, k, p) their interpolation weights.
+    inside: (p,) 1 where the position's receptive field lies inside the canvas.
     mask: (t, p) 1 where the position's receptive field, before and after,
       lies inside the canvas.
     defined: (t, p) 1 wherever t^-1 reads inside the map.
@@ -24,180 +20,183 @@ class MapAction(NamedTuple):
 
   indices: Any
   weights: Any
+  inside: Any
   mask: Any
   defined: Any
   rows: Any
   columns: Any
 
 
-class OrbitBatch(NamedTuple):
-  """A batch of images under all transformations of one orbit.
+class Elements(NamedTuple):
+  """The elements of an orbit, as numbers; NaN where they are not known.
 
   Attributes:
-    reference: {layer: (b, ...)} activations of the untransformed images.
-    transformed: {layer: (t, b, ...)} activations of the transformed images.
-    output: (b, k) network output for the untransformed images, or None.
-    transformed_output: (t, b, k) and for the transformed ones, or None.
-    images: (b, H, W, c) untransformed images, or None.
-    transformed_images: (t, b, H, W, c), or None.
+    theta: (t, parameters) in the family's unit.
+    magnitude: (t,) size in the family's unit.
+    displacement: (t,) root mean square pixels that content moves.
+    identity: (t,) 1 for an element that moves nothing, else 0.
+  """
+
+  theta: Any
+  magnitude: Any
+  displacement: Any
+  identity: Any
+
+
+class Statistics(NamedTuple):
+  """What is known of a layer's untransformed activations before the pass.
+
+  Attributes:
+    mean: (u,) over all images.
+    thresholds: (2, u) that 1 % of the images exceed, of f and of -f.
+  """
+
+  mean: Any
+  thresholds: Any
+
+
+class Images(NamedTuple):
+  """The images behind a batch.
+
+  Attributes:
+    reference: (b, H, W, c) untransformed.
+    transformed: (t, b, H, W, c).
+  """
+
+  reference: Any
+  transformed: Any
+
+
+class OrbitBatch(NamedTuple):
+  """One layer's activations for a batch of images under a whole orbit.
+
+  The output of the network is a layer too, for the measures of the output.
+  What no measure needs, or nobody knows, is None.
+
+  Attributes:
+    reference: (b, u) activations of the untransformed images.
+    transformed: (t, b, u) activations of the transformed images.
+    aligned: (t, b, p, c) the transformed maps with the transformation undone,
+      t^-1 f(t x), positions in reading order; 0 where t^-1 reads outside.
+    action: how the orbit acts on the map.
+    images: the images themselves.
+    tangents: {kind: (g, b, u)} derivative of f(T_s x) along each generator of
+      the family, with the image gradient of that kind; see
+      `analysis.gradients`.
+    aligned_tangents: {kind: (g, b, p, c)} that of T_-s f(T_s x).
+    elements: the orbit's.
+    statistics: of all untransformed activations.
     labels: (b,) class of each image, -1 where unknown.
     weight: (b,) 1 for an image, 0 for the padding of a ragged last batch. The
       first image of a batch is never padding.
-    maps: {layer: MapAction} of the spatial layers whose geometry is known.
+    index: (b,) which image of the data set each is.
   """
 
-  reference: dict[str, Any]
-  transformed: dict[str, Any]
-  output: Any
-  transformed_output: Any
+  reference: Any
+  transformed: Any
+  aligned: Any
+  action: Any
   images: Any
-  transformed_images: Any
+  tangents: Any
+  aligned_tangents: Any
+  elements: Elements
+  statistics: Any
   labels: Any
   weight: Any
-  maps: dict[str, MapAction]
+  index: Any
+
+
+class Shapes(NamedTuple):
+  """What a measure may know before the first batch.
+
+  Attributes:
+    elements: number of orbit elements.
+    units: number of units of the layer.
+    positions: (height, width) of the layer's map, or None.
+    generators: number of generators of the family.
+    images: number of images in the whole pass.
+    batch: images a batch.
+    action: the layer's, or None.
+  """
+
+  elements: int
+  units: int
+  positions: tuple[int, int] | None
+  generators: int
+  images: int
+  batch: int
+  action: Any
+
+  @property
+  def channels(self) -> int:
+    """Units of one position; all of them for a layer without positions."""
+    if self.positions is None:
+      return self.units
+    return self.units // (self.positions[0] * self.positions[1])
 
 
 class Row(NamedTuple):
-  """One value of a measure.
+  """One value of a measure for one layer.
 
   Attributes:
-    layer: the layer's name, or "output".
     measure: the measure's name.
     value: the value; NaN where it is undefined, with the reason in `note`.
     element: index of the orbit element, or None for the orbit as a whole.
     floor: the same measure for an ideal layer, or NaN.
-    dead_fraction: fraction of the layer's units that never vary, or NaN.
-    total_variance: the yardstick V, or NaN.
+    dead_fraction: fraction of the layer's units that never vary, where the
+      measure counts them in a way of its own, or NaN.
     note: why a value is missing, or empty.
-    units: the value of every unit, where the measure has one.
+    units: (u,) the value of every unit, where the measure has one.
+    generator: index of the family's generator, for a derivative.
+    radius: magnitude of a mean over all elements of one magnitude.
+    unit: replaces the family's unit.
   """
 
-  layer: str
   measure: str
   value: float
   element: int | None = None
   floor: float = float("nan")
   dead_fraction: float = float("nan")
-  total_variance: float = float("nan")
   note: str = ""
   units: Any = None
+  generator: int | None = None
+  radius: float | None = None
+  unit: str = ""
 
 
 class Measure(NamedTuple):
   """Three pure functions that turn a stream of batches into rows.
 
+  Each layer has a state of its own. Measures with the same `init` and `update`
+  share it, so that what they read is summed once.
+
   Attributes:
-    init: from an `OrbitBatch` of shapes to the empty state, a pytree.
+    init: from `Shapes` to the empty state, a pytree of arrays.
     update: (state, `OrbitBatch`) -> state; jittable. The result of a stream
-      does not depend on how it is cut into batches, beyond rounding.
+      does not depend on how it is cut into batches, beyond rounding; for a
+      measure of "pairs" beyond what its protocol says.
     finalize: from the state, on the host, to the rows.
     name: of the measure, and of its main row.
-    needs: what the batches must carry for it: any of "labels", "output" and
-      "maps". A layer without a map is left out of `finalize`'s rows.
+    protocol: what is done, in a word or two; with the orbit's extent and the
+      version it identifies a value in tables.
+    version: raised whenever values change.
+    needs: what the batches must carry: any of "labels", "aligned" (a layer
+      without it is left out, with the reason), "aligned_if_mapped", "images",
+      "statistics", "pairs" (all images that are compared with each other are
+      in one batch) and "tangents:KIND".
+    scope: "layer" for every layer, "output" for the network's output.
+    refuses: from the `Orbit`, None if it is not known, to the reason why the
+      measure does not apply to it; empty if it does.
     min_elements: smallest orbit that the measure is defined for.
   """
 
-  init: Callable[[OrbitBatch], Any]
+  init: Callable[[Shapes], Any]
   update: Callable[[Any, OrbitBatch], Any]
   finalize: Callable[[Any], list[Row]]
   name: str
+  protocol: str
+  version: int = 1
   needs: frozenset[str] = frozenset()
+  scope: str = "layer"
+  refuses: Callable[[Any], str] = lambda orbit: ""
   min_elements: int = 1
-
-
-class Moments(NamedTuple):
-  """Running count, origin and sums of deviations of every unit.
-
-  The deviations are taken from an origin that starts at the first image and
-  follows the mean: sums of raw squares would cancel in float32, and a unit
-  that never varies keeps sums of exactly 0.
-
-  Attributes:
-    count: number of images.
-    origin: about the mean, to rounding.
-    total: sum of deviations from the origin: what rounding left of it.
-    squares: sum of squared deviations from the origin.
-  """
-
-  count: Any
-  origin: Any
-  total: Any
-  squares: Any
-
-  @property
-  def variance(self) -> Any:
-    """Unbiased variance of every unit (NaN for fewer than two images)."""
-    squares = self.squares - self.total**2 / self.count
-    return squares / (self.count - 1)
-
-
-def init_moments(shape: tuple[int, ...]) -> Moments:
-  """Moments of nothing, for units of the given shape."""
-  zeros = jnp.zeros(shape)
-  return Moments(jnp.zeros(()), zeros, zeros, zeros)
-
-
-def update_moments(
-  moments: Moments,
-  values: Float[Array, "..."],
-  weight: Float[Array, " b"],
-  *,
-  axis: int = 0,
-) -> Moments:
-  """Adds a batch: one pass over the values, stable for any batch size.
-
-  Args:
-    moments: of the images seen so far.
-    values: activations of the batch: the units' shape with the images as
-      additional axis.
-    weight: 1 for an image, 0 for padding; the first is an image.
-    axis: which axis of the values the images are.
-
-  Returns:
-    The moments of all images.
-  """
-  first = lax.index_in_dim(values, 0, axis, keepdims=False)
-  old = jnp.where(moments.count > 0, moments.origin, first)
-  deviations = values - jnp.expand_dims(old, axis)
-  total = moments.total + sum_over_images(deviations, weight, axis=axis)
-  squares = moments.squares + sum_over_images(deviations**2, weight, axis=axis)
-  count = moments.count + weight.sum()
-  # The sums move to the new origin by the step as it is after rounding.
-  new = old + total / count
-  step = new - old
-  return Moments(
-    count,
-    new,
-    total - count * step,
-    squares - step * (2 * total - count * step),
-  )
-
-
-def sum_over_images(
-  values: Float[Array, "..."], weight: Float[Array, " b"], *, axis: int = 0
-) -> Float[Array, "..."]:
-  """Weighted sum over the images, unit by unit."""
-  shape = [1] * values.ndim
-  shape[axis] = -1
-  return (values * weight.reshape(shape)).sum(axis)
-
-
-def sum_over_units(values: Float[Array, "t ..."]) -> Float[Array, " t"]:
-  """Sum of everything but the leading axis.
-
-  What is to be summed over images and units is summed over images first: that
-  leaves the units side by side for the processor's vector instructions. The
-  barrier keeps XLA from merging the two sums into one slow loop.
-  """
-  values = lax.optimization_barrier(values)
-  return values.reshape(values.shape[0], -1).sum(-1)
-
-
-def layer_shapes(shapes: OrbitBatch) -> Mapping[str, tuple[int, ...]]:
-  """Shape of one image's activation, by layer."""
-  return {name: s.shape[1:] for name, s in shapes.reference.items()}
-
-
-def orbit_size(shapes: OrbitBatch) -> int:
-  """Number of elements of the orbit."""
-  return jax.tree.leaves(shapes.transformed)[0].shape[0]

@@ -2,156 +2,136 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jaxtyping import Array, Float
 
 from analysis import sampling
-from analysis.measures import base
-from analysis.measures.invariance import ratio
+from analysis.measures import base, sums
+from analysis.measures.invariance import root_ratio
 
 
-class _Layer(NamedTuple):
+class _Map(NamedTuple):
   """Sums of one map: of the layer itself, or of the ideal layer."""
 
   masked: Any  # (t,) sum over images of the squared error inside the mask
   full: Any  # (t,) the same wherever t^-1 is defined
-  reference: base.Moments
+  reference: sums.Moments
 
 
 class _State(NamedTuple):
-  layers: dict[str, _Layer]
-  ideal: dict[str, _Layer]
-  mask: dict[str, Any]
-  defined: dict[str, Any]
+  layer: _Map
+  ideal: _Map | None
+  mask: Any
+  defined: Any
 
 
-def _init(shapes: base.OrbitBatch) -> _State:
-  elements = base.orbit_size(shapes)
-  layers, ideal = {}, {}
-  for name in shapes.maps:
-    shape = shapes.reference[name].shape[1:]
-    layers[name] = _empty(elements, shape)
-    ideal[name] = _empty(elements, (*shape[:2], shapes.images.shape[-1]))
-  return _State(
-    layers,
-    ideal,
-    {
-      name: jnp.zeros(action.mask.shape) for name, action in shapes.maps.items()
-    },
-    {
-      name: jnp.zeros(action.defined.shape)
-      for name, action in shapes.maps.items()
-    },
-  )
+def _init(shapes: base.Shapes) -> _State:
+  elements = shapes.elements
+  height, width = shapes.positions or (1, 1)
 
+  def empty(units: int) -> _Map:
+    zeros = jnp.zeros(elements)
+    return _Map(zeros, zeros, sums.init_moments(units))
 
-def _empty(elements: int, shape: tuple[int, ...]) -> _Layer:
-  return _Layer(
-    jnp.zeros(elements), jnp.zeros(elements), base.init_moments(shape)
-  )
+  mask = jnp.zeros((elements, height * width))
+  # Colours of the images do not matter for what resampling costs: the ideal
+  # layer sees their mean.
+  return _State(empty(shapes.units), empty(height * width), mask, mask)
 
 
 def _update(state: _State, batch: base.OrbitBatch) -> _State:
-  layers, ideal = {}, {}
-  for name, action in batch.maps.items():
-    layers[name] = _update_map(
-      state.layers[name],
-      action,
-      batch.reference[name],
-      batch.transformed[name],
-      batch.weight,
-    )
-    ideal[name] = _update_map(
-      state.ideal[name],
-      action,
-      _average(batch.images, action),
-      _average(batch.transformed_images, action),
-      batch.weight,
-    )
-  return _State(
-    layers,
-    ideal,
-    {name: action.mask for name, action in batch.maps.items()},
-    {name: action.defined for name, action in batch.maps.items()},
-  )
+  action = batch.action
+  shape = batch.aligned.shape[2:]
+  maps = batch.reference.reshape(-1, *shape)
+  layer = _update_map(state.layer, maps, batch.aligned, action, batch.weight)
+  ideal = state.ideal
+  if batch.images is not None and ideal is not None:
+    means = area_average(batch.images.reference, action)
+    moved = align(area_average(batch.images.transformed, action), action)
+    flat = means.reshape(len(means), -1, 1)
+    ideal = _update_map(ideal, flat, moved, action, batch.weight)
+  return _State(layer, ideal, action.mask, action.defined)
 
 
-def _average(images: Any, action: base.MapAction) -> Any:
-  """Images brought to the map's resolution by area averaging."""
-  return jnp.einsum("ph,...hwc,qw->...pqc", action.rows, images, action.columns)
+def area_average(
+  images: Float[Array, "... H W c"], action: base.MapAction
+) -> Float[Array, "... h w 1"]:
+  """Images brought to the map's resolution, channels averaged."""
+  grey = images.mean(axis=-1)
+  means = jnp.einsum("ph,...hw,qw->...pq", action.rows, grey, action.columns)
+  return means[..., None]
+
+
+def align(
+  maps: Float[Array, "t b h w c"], action: base.MapAction
+) -> Float[Array, "t b p c"]:
+  """Undoes the transformations on maps: t^-1 f(t x), 0 where it reads outside.
+
+  Args:
+    maps: of the images transformed by each element.
+    action: how the orbit acts on them.
+
+  Returns:
+    The maps with positions in reading order.
+  """
+
+  def element(maps: Any, indices: Any, weights: Any) -> Any:
+    return sampling.resample(maps, sampling.Taps(indices, weights))
+
+  return jax.vmap(element)(maps, action.indices, action.weights)
 
 
 def _update_map(
-  state: _Layer,
-  action: base.MapAction,
-  reference: Any,
-  transformed: Any,
-  weight: Any,
-) -> _Layer:
-  flat = reference.reshape(reference.shape[0], -1, reference.shape[-1])
-
-  def element(_: None, xs: tuple[Any, base.MapAction]) -> tuple[None, Any]:
-    values, acts = xs
-    taps = sampling.Taps(acts.indices, acts.weights)
-    squares = (sampling.resample(values, taps) - flat) ** 2
-    errors = base.sum_over_images(squares, weight).sum(-1)
-    return None, (errors @ acts.mask, errors @ acts.defined)
-
-  # A loop, so that one element's resampled maps are held at a time.
-  per_element = action._replace(
-    rows=jnp.zeros(len(action.mask)), columns=jnp.zeros(len(action.mask))
+  state: _Map, reference: Any, aligned: Any, action: Any, weight: Any
+) -> _Map:
+  """Adds a batch of maps (b, p, c), and (t, b, p, c) of the transformed."""
+  squares = (aligned - reference[None]) ** 2
+  elements, count, positions, channels = squares.shape
+  by_unit = sums.sum_over_images(
+    squares.reshape(elements, count, positions * channels), weight
   )
-  _, (masked, full) = lax.scan(element, None, (transformed, per_element))
-  return _Layer(
-    state.masked + masked,
-    state.full + full,
-    base.update_moments(state.reference, reference, weight),
+  errors = sums.sum_over_units(by_unit.reshape(elements, positions, channels))
+  return _Map(
+    state.masked + (errors * action.mask).sum(-1),
+    state.full + (errors * action.defined).sum(-1),
+    sums.update_moments(state.reference, reference.reshape(count, -1), weight),
   )
 
 
 def _finalize(state: _State) -> list[base.Row]:
   rows = []
-  for name, layer in state.layers.items():
-    for measure, masks in (
-      ("equivariance_error", state.mask[name]),
-      ("equivariance_error_full", state.defined[name]),
-    ):
-      full = measure.endswith("_full")
-      floors = _errors(state.ideal[name], masks, full)
-      values = _errors(layer, masks, full)
-      variance = np.asarray(layer.reference.variance, np.float64)
-      for element, (value, note) in enumerate(values):
-        rows.append(
-          base.Row(
-            name,
-            measure,
-            value,
-            element,
-            floor=floors[element][0],
-            dead_fraction=float((variance == 0).mean()),
-            total_variance=float(variance.sum()),
-            note=note,
-          )
-        )
+  for measure, masks, full in (
+    ("equivariance_error", state.mask, False),
+    ("equivariance_error_full", state.defined, True),
+  ):
+    floors = _errors(state.ideal, masks, full)
+    for element, (value, note) in enumerate(_errors(state.layer, masks, full)):
+      floor = floors[element][0]
+      rows.append(base.Row(measure, value, element, floor=floor, note=note))
   return rows
 
 
-def _errors(layer: _Layer, masks: Any, full: bool) -> list[tuple[float, str]]:
+def _errors(
+  maps: _Map | None, masks: Any, full: bool
+) -> list[tuple[float, str]]:
   """Error and note for each orbit element."""
-  variance = np.asarray(layer.reference.variance, np.float64)
-  by_position = variance.reshape(-1, variance.shape[-1]).sum(axis=-1)
   masks = np.asarray(masks, np.float64)
-  sums = np.asarray(layer.full if full else layer.masked, np.float64)
+  if maps is None or maps.reference.count == 0:
+    return [(float("nan"), "the images are not known")] * len(masks)
+  variance = np.asarray(maps.reference.variance, np.float64)
+  by_position = variance.reshape(masks.shape[1], -1).sum(axis=-1)
+  totals = np.asarray(maps.full if full else maps.masked, np.float64)
   result = []
-  for mask, total in zip(masks, sums, strict=True):
+  for mask, total in zip(masks, totals, strict=True):
     if not mask.any():
       reason = "t^-1 reads" if full else "receptive field lies"
       result.append((float("nan"), f"no position's {reason} inside the canvas"))
       continue
-    mean = total / float(layer.reference.count)
-    value, note = ratio(mean, 2 * float(mask @ by_position))
-    result.append((value, note and f"{note} inside the mask"))
+    mean = total / float(maps.reference.count)
+    value, note = root_ratio(mean, 2 * float(mask @ by_position))
+    result.append((float(value), note and f"{note} inside the mask"))
   return result
 
 
@@ -160,7 +140,8 @@ equivariance_error = base.Measure(
   _update,
   _finalize,
   name="equivariance_error",
-  needs=frozenset({"maps"}),
+  protocol="equivariance_error/rms-masked",
+  needs=frozenset({"aligned", "images"}),
 )
 """sqrt(mean_i ||m (t^-1 f(t x_i) - f(x_i))||^2 / 2 sum_u m_u Var_u) for each t.
 
@@ -177,4 +158,7 @@ layer, the image itself brought to the layer's resolution by area averaging:
 what resampling alone costs. NaN with the reason where m is empty or nothing
 inside it varies. Layers without positions or known geometry have one row, NaN
 with the reason.
+
+Source: this project, after K. Lenc and A. Vedaldi, "Understanding image
+representations by measuring their equivariance and equivalence", CVPR 2015.
 """

@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from analysis import transforms
-from analysis.transforms import FAMILIES, rotation, scaling, translation
+from analysis.transforms import (
+  FAMILIES,
+  compose,
+  matrix,
+  reflection,
+  rotation,
+  scaling,
+  shear,
+  translation,
+)
 
 BORDERS = {
   "zero": "grid-constant",
@@ -69,19 +78,29 @@ def test_traced_parameters_give_the_same_warps(fixtures, order):
     np.testing.assert_allclose(warped[0], expected, atol=TRACED, rtol=0)
 
 
+MATRICES = {
+  "shift": _matrix(0, 1, 0.3, -1.7),
+  "turn": _matrix(33, 1, 0, 0),
+  "magnified": _matrix(-10, 1.3, 2.5, 0),
+  "shrunk": _matrix(5, 0.7, 0, 1),
+  "shear": shear.matrix((0.3, -0.2)),
+  "matrix": matrix.matrix((0.9, 0.4, -1.3, -0.2, 1.2, 0.6)),
+  "composition": compose(scaling, rotation, shear, translation).matrix(
+    (-0.2, 25, 0.1, 0.2, 1.5, -0.7)
+  ),
+  "mirrored": compose(reflection, rotation).matrix((1, 0, 40)),
+}
+
+
 @pytest.mark.parametrize("border", BORDERS)
 @pytest.mark.parametrize("order", [1, 3])
-@pytest.mark.parametrize(
-  "params",
-  [(0, 1, 0.3, -1.7), (33, 1, 0, 0), (-10, 1.3, 2.5, 0), (5, 0.7, 0, 1)],
-)
-def test_warps_are_scipys_on_every_border(border, order, params):
+@pytest.mark.parametrize("name", MATRICES)
+def test_warps_are_scipys_on_every_border(border, order, name):
   """Noise, on a canvas that is not square, with content up to the edge."""
   height, width = 9, 12
   image = np.random.default_rng(0).uniform(size=(height, width))
-  matrix = _matrix(*params)
   # In (row, column) order and about the centre, as scipy wants it.
-  pull = np.linalg.inv(matrix)
+  pull = np.linalg.inv(MATRICES[name])
   pull_yx = pull[:2, :2][::-1, ::-1]
   centre = np.array([(height - 1) / 2, (width - 1) / 2])
   offset = centre + pull[:2, 2][::-1] - pull_yx @ centre
@@ -97,7 +116,7 @@ def test_warps_are_scipys_on_every_border(border, order, params):
   expected = expected[margin : margin + height, margin : margin + width]
   warped = transforms.affine_warp(
     jnp.asarray(image[None, ..., None], jnp.float32),
-    matrix,
+    MATRICES[name],
     order=order,
     border=border,
   )
@@ -153,13 +172,15 @@ def test_each_image_can_have_a_transformation_of_its_own(digits):
     np.testing.assert_allclose(warped, alone[0], atol=1e-6)
 
 
+LIMITS = {"translation": 20, "rotation": 720, "scaling": 3}
+
+
 @hypothesis.given(st.data())
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", LIMITS)
 def test_the_inverse_is_the_transformation_of_the_opposite_parameter(
   name, data
 ):
-  limit = {"translation": 20, "rotation": 720, "scaling": 3}[name]
-  number = st.floats(-limit, limit)
+  number = st.floats(-LIMITS[name], LIMITS[name])
   family = FAMILIES[name]
   theta = data.draw(st.tuples(*[number] * len(family.parameters)))
   theta = np.asarray(theta if len(theta) > 1 else theta[0])
@@ -179,22 +200,29 @@ def test_quarter_turns_have_exact_cosines(turns):
   )
 
 
-@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+# What one unit of a generator is, in the unit of the parameter.
+UNITS = {"angle_deg": np.degrees(1.0), "log2_factor": np.log2(np.e)}
+MOVING = [f for f in FAMILIES.values() if f.generator]
+MOVING += [compose(scaling, rotation, translation), compose(shear, matrix)]
+
+
+@pytest.mark.parametrize("family", MOVING, ids=lambda family: family.name)
 def test_velocity_is_the_derivative_of_the_motion(family):
   """Central differences of where pixels go, per px, radian and log."""
   shape, step = (5, 8), 1e-6
-  unit = {
-    "translation": 1.0,
-    "rotation": np.degrees(1.0),
-    "scaling": np.log2(np.e),
-  }
   y, x = np.mgrid[:5, :8]
   points = np.stack([x - 3.5, y - 2.0, np.ones(shape)], axis=-1)
-  for i, field in enumerate(family.velocity(shape)):
-    theta = np.zeros(len(family.parameters))
-    theta[i] = step * unit[family.name]
-    theta = theta if len(theta) > 1 else theta[0]
-    motion = family.matrix(theta) - family.matrix(-theta)
+  zeros = np.zeros(len(family.parameters))
+  identity = zeros + (family.identity or zeros)
+  fields = family.velocity(shape)
+  assert fields.shape == (len(family.parameters), *shape, 2)
+  for i, (name, field) in enumerate(
+    zip(family.parameters, fields, strict=True)
+  ):
+    change = np.zeros_like(identity)
+    change[i] = step * UNITS.get(name, 1.0)
+    ends = [np.squeeze(identity + sign * change) for sign in (1, -1)]
+    motion = family.matrix(ends[0]) - family.matrix(ends[1])
     difference = np.einsum("ij,hwj->hwi", motion / (2 * step), points)
     np.testing.assert_allclose(field, difference[..., :2], atol=1e-6)
 

@@ -172,7 +172,7 @@ def test_no_augmentation_is_none():
   ("augment", "message"),
   [
     ("rotation:5/10", "give one number for rotation, the largest"),
-    ("shear:5", "--augment=shear:5: 'shear:5' is not of the form"),
+    ("twist:5", "--augment=twist:5: 'twist:5' is not of the form"),
     ("rotation:0", "'0' is not a positive number"),
   ],
 )

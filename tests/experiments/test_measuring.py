@@ -48,7 +48,7 @@ def test_no_number_means_all_examples(small):
     ({"measure_examples": -2}, "--measure_examples=-2 is not 0"),
     ({"measure_batch_size": -1}, "--measure_batch_size=-1 is negative"),
     ({"transforms": ""}, "--transforms is empty"),
-    ({"transforms": "shear:1"}, "--transforms=shear:1"),
+    ({"transforms": "twist:1"}, "--transforms=twist:1"),
     ({"order": 2}, "order"),
     ({"shift_map": "5:2"}, "--shift_map=5:2"),
     ({"measures": "invariance"}, "--measures=invariance: unknown measure"),

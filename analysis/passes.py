@@ -1,0 +1,373 @@
+"""One orbit at a time: which measures apply to which layer, and their run."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from analysis import gradients, references, streaming
+from analysis.actions import (
+  Geometry,
+  Orbit,
+  elements_of,
+  image_taps,
+  map_actions,
+)
+from analysis.measures import (
+  Elements,
+  Images,
+  Measure,
+  Statistics,
+)
+from analysis.measures.yardstick import yardstick
+from analysis.streaming import OUTPUT, OUTPUT_KEY, Batch, Layer
+from analysis.tables import ALL_LAYERS, Result
+
+Missing = tuple[str, Measure, str]
+
+# Images a forward pass when only the untransformed ones are needed.
+_REFERENCE_BATCH = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass:
+  """A network to measure: the arguments of `measure`, checked.
+
+  Attributes:
+    fn: the network.
+    images: (n, H, W, c).
+    labels: (n,) classes, -1 for none.
+    layers: unit shape of each layer, in forward order.
+    output: shape of one image's output.
+    geometry: of the layers that have one.
+    measures: all that are asked for.
+    batch_size: images a forward pass, if the caller wants a number.
+    devices: that images are divided among.
+    progress: called with the number of images done.
+  """
+
+  fn: jax.tree_util.Partial
+  images: np.ndarray
+  labels: np.ndarray
+  layers: Mapping[str, tuple[int, ...]]
+  output: tuple[int, ...]
+  geometry: Mapping[str, Geometry]
+  measures: tuple[Measure, ...]
+  batch_size: int | None
+  devices: tuple[Any, ...]
+  progress: Callable[[int], None] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+  """Activations to measure: the arguments of `measure_arrays`, checked."""
+
+  reference: Mapping[str, Any]
+  transformed: Mapping[str, Any]
+  output: str
+  labels: np.ndarray
+  geometry: Mapping[str, Geometry]
+  image_shape: tuple[int, int] | None
+  measures: tuple[Measure, ...]
+  batch_size: int
+
+
+# --- which measure applies to which layer ------------------------------------
+
+
+def _plan(
+  measures: tuple[Measure, ...],
+  o: Orbit | None,
+  shapes: Mapping[str, tuple[int, ...]],
+  output: tuple[int, ...] | None,
+  actions: tuple[Mapping[str, Any], Mapping[str, str]],
+  geometry: Mapping[str, Geometry],
+) -> tuple[list[Layer], list[Missing]]:
+  """Layers with the measures that apply, and why the others do not.
+
+  Args:
+    measures: all that are asked for.
+    o: the orbit, if it is known.
+    shapes: unit shape of each layer, in forward order.
+    output: shape of one image's output; None if no measure is of the output.
+    actions: on the layers' maps, and the reasons for those that have none.
+    geometry: of the layers.
+
+  Returns:
+    The layers, and (layer, measure, reason) of what does not apply.
+  """
+  missing: list[Missing] = []
+  applicable = []
+  for m in measures:
+    reason = m.refuses(o)
+    if o is None and not reason and any("tangents" in n for n in m.needs):
+      reason = "needs the network: use measure()"
+    if reason:
+      where = OUTPUT if m.scope == "output" else ALL_LAYERS
+      missing.append((where, m, reason))
+    else:
+      applicable.append(m)
+  layers = []
+  maps, reasons = actions
+  for name, shape in shapes.items():
+    own: list[Measure] = [yardstick]
+    for m in applicable:
+      if m.scope == "layer" and "aligned" in m.needs and name not in maps:
+        missing.append((name, m, reasons[name]))
+      elif m.scope == "layer":
+        own.append(m)
+    layers.append(
+      Layer(name, shape, maps.get(name), geometry.get(name), tuple(own))
+    )
+  of_output = tuple(m for m in applicable if m.scope == "output")
+  if of_output and output is not None:
+    size = (int(np.prod(output)),)
+    layers.append(Layer(OUTPUT, size, None, None, (yardstick, *of_output)))
+  return layers, missing
+
+
+# --- networks ----------------------------------------------------------------
+
+
+def statistics(run: Pass) -> dict[str, Statistics]:
+  """What measures must know beforehand of each layer, if any needs it."""
+  if not any("statistics" in m.needs for m in run.measures):
+    return {}
+  count = len(run.images)
+  states = {
+    name: streaming.unshared(references.init(int(np.prod(shape)), count))
+    for name, shape in run.layers.items()
+  }
+  marks = references.chosen(count)
+  size = min(run.batch_size or _REFERENCE_BATCH, _REFERENCE_BATCH, count)
+  for batch in streaming.batches(run.images, run.labels, size):
+    values = streaming.reference(run.fn, batch.images)
+    used = marks[np.minimum(batch.index, count - 1)]
+    states = {
+      k: references.update(state, values[k], batch.weight, used)
+      for k, state in states.items()
+    }
+  return {k: references.statistics(state) for k, state in states.items()}
+
+
+def measure_orbit(
+  run: Pass, o: Orbit, known: Mapping[str, Statistics]
+) -> Result:
+  """Measures a network under one orbit.
+
+  Args:
+    run: the network.
+    o: the orbit.
+    known: statistics by layer.
+
+  Returns:
+    The rows of all layers.
+
+  Raises:
+    ValueError: activations that are not finite, or that cannot be
+      differentiated though a measure asks for it.
+  """
+  shape = run.images.shape[1:3]
+  actions = map_actions(o, run.layers, run.geometry, shape)
+  layers, missing = _plan(
+    run.measures, o, run.layers, run.output, actions, run.geometry
+  )
+  needs = frozenset().union(*(layer.needs for layer in layers))
+  place = streaming.Placement(run.devices)
+  sizes = streaming.choose_sizes(
+    len(run.images),
+    len(o.thetas),
+    sum(int(np.prod(s)) for s in run.layers.values()),
+    paired="pairs" in needs,
+    wanted=run.batch_size,
+    devices=place.count,
+  )
+  intensity = np.asarray(run.images, np.float64).sum(axis=(0, 3))
+  elements = elements_of(o, intensity)
+  kinds = streaming.tangent_kinds(needs)
+  still = {layer.name: _velocity(o, layer, shape) for layer in layers if kinds}
+  count = len(run.images)
+  states = {
+    layer.name: streaming.initial_states(
+      layer, o, len(o.thetas), count, sizes.batch
+    )
+    for layer in layers
+  }
+  fn, taps, states, known, fixed = place.copied(
+    (run.fn, image_taps(o, shape), states, known, elements)
+  )
+  for batch in streaming.batches(run.images, run.labels, sizes.batch):
+    batch = place.split(batch)
+    seen = streaming.forward(
+      fn, batch.images, taps, border=o.border, chunk=sizes.chunk
+    )
+    changes = {}
+    if kinds:
+      changes = _tangents(fn, batch.images, o, kinds)
+    images = Images(batch.images, seen.moved)
+    for layer in layers:
+      key = OUTPUT_KEY if layer.name == OUTPUT else layer.name
+      states[layer.name] = streaming.update_layer(
+        layer,
+        states[layer.name],
+        (seen.reference[key], seen.transformed[key]),
+        batch,
+        images=images,
+        elements=fixed,
+        statistics=known.get(layer.name),
+        changes={k: c[key] for k, c in changes.items()},
+        velocity=still.get(layer.name),
+      )
+    if run.progress is not None:
+      jax.block_until_ready(states)
+      done = min(sizes.batch, count - int(batch.index[0]))
+      run.progress(done)
+  result = Result(
+    o, count, elements, list(run.layers), sizes.batch, run.measures, intensity
+  )
+  _collect(result, layers, states, missing)
+  return result
+
+
+def _tangents(fn: Any, images: Any, o: Orbit, kinds: tuple[str, ...]) -> Any:
+  try:
+    return streaming.tangents(fn, images, family=o.family, kinds=kinds)
+  except (TypeError, NotImplementedError, ValueError) as error:
+    line = str(error).strip().splitlines()[0]
+    raise ValueError(
+      f"the network cannot be differentiated ({line}): leave lie_derivative out"
+      " of the measures"
+    ) from error
+
+
+def _velocity(o: Orbit, layer: Layer, shape: tuple[int, int]) -> Any:
+  """(g, h, w, 2) of the layer's positions, if it has any."""
+  if layer.action is None or layer.where is None:
+    return None
+  return gradients.velocities(
+    o.family,
+    (layer.shape[0], layer.shape[1]),
+    shape,
+    stride=layer.where.stride,
+    offset=layer.where.offset,
+  ).astype(np.float32)
+
+
+def _collect(
+  result: Result,
+  layers: list[Layer],
+  states: Mapping[str, tuple[Any, ...]],
+  missing: list[Missing],
+) -> None:
+  """Adds the rows of all layers to the result."""
+  for layer in layers:
+    by_group = dict(
+      zip(layer.groups, jax.device_get(states[layer.name]), strict=True)
+    )
+    for m in layer.measures:
+      state = by_group[m.init, m.update]
+      result.add(layer, m, m.finalize(state))
+  for name, m, reason in missing:
+    result.add_missing(name, m, reason)
+
+
+# --- arrays ------------------------------------------------------------------
+
+
+def measure_given(given: Given, o: Orbit | None) -> Result:
+  """Measures activations that somebody else computed.
+
+  Args:
+    given: the activations.
+    o: the orbit, if it is known.
+
+  Returns:
+    The rows of all layers.
+
+  Raises:
+    ValueError: activations that are not finite, or a geometry that does not
+      fit.
+  """
+  names = list(given.reference)
+  shapes = {k: tuple(np.shape(given.reference[k])[1:]) for k in names}
+  count, count_elements = _counts(given)
+  elements = _given_elements(o, count_elements)
+  why = "needs the transformations and geometry="
+  actions: tuple[dict, dict] = ({}, dict.fromkeys(names, why))
+  if o is not None and given.image_shape is not None:
+    actions = map_actions(o, shapes, given.geometry, given.image_shape)
+  layers, missing = _plan(
+    given.measures, o, shapes, shapes[given.output], actions, given.geometry
+  )
+  paired = any("pairs" in layer.needs for layer in layers)
+  size = count if paired else min(given.batch_size, count)
+  result = Result(o, count, elements, names, size, given.measures)
+  for layer in layers:
+    key = given.output if layer.name == OUTPUT else layer.name
+    before, after = (
+      _flat(given.reference[key]),
+      _flat(given.transformed[key], 2),
+    )
+    known = _given_statistics(before) if "statistics" in layer.needs else None
+    states = streaming.initial_states(layer, o, count_elements, count, size)
+    for batch in _given_batches(given.labels, size):
+      at = batch.index
+      states = streaming.update_layer(
+        layer,
+        states,
+        (jnp.asarray(before[at]), jnp.asarray(after[:, at])),
+        batch,
+        images=None,
+        elements=elements,
+        statistics=known,
+      )
+    _collect(result, [layer], {layer.name: states}, [])
+  for name, m, reason in missing:
+    result.add_missing(name, m, reason)
+  return result
+
+
+def _counts(given: Given) -> tuple[int, int]:
+  first = next(iter(given.reference))
+  return len(given.reference[first]), len(given.transformed[first])
+
+
+def _flat(values: Any, axes: int = 1) -> np.ndarray:
+  """Units in one axis, after the first `axes`; float32."""
+  values = np.asarray(values)
+  return values.reshape(*values.shape[:axes], -1).astype(np.float32)
+
+
+def _given_elements(o: Orbit | None, count: int) -> Elements:
+  if o is not None:
+    return elements_of(o, None)
+  nan = np.full(count, np.nan, np.float32)
+  return Elements(nan[:, None], nan, nan, np.zeros(count, np.float32))
+
+
+def _given_statistics(values: np.ndarray) -> Statistics:
+  state = streaming.unshared(references.init(values.shape[1], len(values)))
+  marks = references.chosen(len(values))
+  # An update of all images at once would take long to compile.
+  for start in range(0, len(values), _REFERENCE_BATCH):
+    part = slice(start, start + _REFERENCE_BATCH)
+    ones = np.ones(len(values[part]), np.float32)
+    state = references.update(
+      state, jnp.asarray(values[part]), ones, marks[part]
+    )
+  return references.statistics(state)
+
+
+def _given_batches(labels: np.ndarray, size: int) -> list[Batch]:
+  """Batches without padding: the last may be smaller."""
+  count = len(labels)
+  parts = [
+    np.arange(start, min(start + size, count), dtype=np.int32)
+    for start in range(0, count, size)
+  ]
+  return [
+    Batch(None, labels[at], np.ones(len(at), np.float32), at) for at in parts
+  ]

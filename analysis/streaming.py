@@ -1,0 +1,408 @@
+"""The machinery of the pass: batches of images through network and measures.
+
+A step transforms a batch of images by a whole orbit, runs the network once over
+untransformed and transformed images, and hands each layer's activations to the
+measures in one compiled function a layer. Layers of the same shape share that
+function, and activations are dropped when their layer is done.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+from analysis import gradients, sampling
+from analysis.actions import Geometry, ImageTaps, Orbit
+from analysis.measures import (
+  Elements,
+  Images,
+  MapAction,
+  Measure,
+  OrbitBatch,
+  Shapes,
+  Statistics,
+)
+from analysis.measures.equivariance import align
+from models import platform
+
+# Bytes of activations a step, and images. On a CPU a step of more than some 8
+# images no longer fits the cache and is slower; on an accelerator a larger step
+# is faster.
+_STEP_CPU = (128 * 2**20, 8)
+_STEP_ACCELERATOR = (2 * 2**30, 256)
+
+# Fewer images than this have no unbiased HSIC: the least whose pairs are
+# compared.
+_LEAST_PAIRED = 4
+
+OUTPUT = "output"
+
+# Where forward passes keep it: no layer is called so.
+OUTPUT_KEY = "the output"
+
+
+class Layer(NamedTuple):
+  """A layer in a pass: what is known of it, and who measures it.
+
+  Attributes:
+    name: the layer's name.
+    shape: of one image's activation.
+    action: how the orbit acts on its map, if it has one whose place is known.
+    where: the map's geometry.
+    measures: those that apply to it.
+  """
+
+  name: str
+  shape: tuple[int, ...]
+  action: MapAction | None
+  where: Geometry | None
+  measures: tuple[Measure, ...]
+
+  @property
+  def positions(self) -> tuple[int, int] | None:
+    """(height, width) of the map, or None."""
+    return self.shape[:2] if len(self.shape) == 3 else None
+
+  @property
+  def needs(self) -> frozenset[str]:
+    """What its measures need."""
+    return frozenset().union(*(m.needs for m in self.measures))
+
+  @property
+  def groups(self) -> tuple[tuple[Callable, Callable], ...]:
+    """The different (init, update) of its measures: one state each."""
+    return tuple(dict.fromkeys((m.init, m.update) for m in self.measures))
+
+
+def tangent_kinds(needs: frozenset[str]) -> tuple[str, ...]:
+  """The kinds of tangents among what measures need."""
+  kinds = [n.partition(":")[2] for n in needs if n.startswith("tangents:")]
+  return tuple(sorted(kinds))
+
+
+# --- sizes -------------------------------------------------------------------
+
+
+class Sizes(NamedTuple):
+  """How a pass is cut.
+
+  Attributes:
+    batch: images a step, whose pairs are compared.
+    chunk: images a forward pass, at most.
+    batches: number of steps.
+  """
+
+  batch: int
+  chunk: int
+  batches: int
+
+
+def choose_sizes(
+  images: int,
+  elements: int,
+  units: int,
+  *,
+  paired: bool,
+  wanted: int | None,
+  devices: int = 1,
+) -> Sizes:
+  """Sizes of steps that fit in memory.
+
+  With measures of pairs a step holds all images if they fit, and the caller's
+  wish only bounds the images of a forward pass, so that no value depends on it.
+
+  Args:
+    images: number of images.
+    elements: of the orbit.
+    units: of all layers together.
+    paired: whether a measure compares pairs of images.
+    wanted: images a step that the caller asked for, if any.
+    devices: that a step's images are divided among.
+
+  Returns:
+    The sizes; steps differ by less than an image.
+  """
+  target, most = _STEP_CPU if platform.on_cpu() else _STEP_ACCELERATOR
+  fitting = target // (4 * units * elements)
+  if paired and fitting < images:
+    batch = int(np.clip(fitting, _LEAST_PAIRED, 2 * most))
+  elif paired:
+    batch = images
+  else:
+    batch = wanted or int(np.clip(fitting, 1, most))
+  batches = -(-images // min(batch, images))
+  batch = -(-images // batches)
+  batch = -(-batch // devices) * devices
+  return Sizes(batch, min(wanted or batch, batch), -(-images // batch))
+
+
+class Placement:
+  """Where arrays go: on one device, or images divided among several."""
+
+  def __init__(self, devices: Sequence[Any] | None) -> None:
+    self.count = len(devices) if devices else 1
+    self._split = self._copied = None
+    if devices and len(devices) > 1:
+      mesh = Mesh(np.asarray(devices), ("images",))
+      self._split = NamedSharding(mesh, PartitionSpec("images"))
+      self._copied = NamedSharding(mesh, PartitionSpec())
+
+  def split(self, tree: Any) -> Any:
+    """Arrays with the images as leading axis."""
+    return tree if self._split is None else jax.device_put(tree, self._split)
+
+  def copied(self, tree: Any) -> Any:
+    """Arrays that every device needs."""
+    return tree if self._copied is None else jax.device_put(tree, self._copied)
+
+
+# --- batches -----------------------------------------------------------------
+
+
+class Batch(NamedTuple):
+  """Images of one step, in [0, 1], a ragged last one filled up."""
+
+  images: Any
+  labels: Any
+  weight: Any
+  index: Any
+
+
+def batches(
+  images: np.ndarray, labels: np.ndarray, size: int
+) -> Iterator[Batch]:
+  """All images in order, in batches of one size.
+
+  What is missing in the last one is copies of its first image with weight 0: a
+  real image, because a network may divide by zero on a blank one.
+  """
+  for start in range(0, len(images), size):
+    index = np.arange(start, start + size, dtype=np.int32)
+    real = index < len(images)
+    taken = np.where(real, index, start)
+    part = images[taken]
+    if part.dtype == np.uint8:
+      # On the host: inside the step XLA would merge the division with what
+      # follows and round it differently there, and the identity would not be
+      # exact.
+      part = part.astype(np.float32) / 255
+    weight = real.astype(np.float32)
+    yield Batch(part, labels[taken], weight, index)
+
+
+# --- the network -------------------------------------------------------------
+
+
+class Activations(NamedTuple):
+  """What a forward pass leaves: dictionaries by layer, the output among them.
+
+  Attributes:
+    reference: (b, u) of the untransformed images.
+    transformed: (t, b, u) of the transformed ones.
+    moved: (t, b, H, W, c) transformed images.
+  """
+
+  reference: dict[str, Any]
+  transformed: dict[str, Any]
+  moved: Any
+
+
+def _flat(fn: Callable, images: Array) -> dict[str, Array]:
+  """Every layer, and the output, as float32 (n, u)."""
+  output, layers = fn(images)
+  # Activations may be of any floating type, such as bfloat16.
+  result = {name: a.astype(jnp.float32) for name, a in layers.items()}
+  result[OUTPUT_KEY] = output.astype(jnp.float32)
+  return {k: a.reshape(a.shape[0], -1) for k, a in result.items()}
+
+
+def _run_forward(
+  fn: Callable, images: Array, taps: ImageTaps, *, border: str, chunk: int
+) -> Activations:
+  moved = _warp_all(images, taps, border)
+  elements, count = moved.shape[:2]
+
+  def some(images: Array, moved: Array) -> tuple[dict, dict]:
+    after = _flat(fn, moved.reshape(-1, *images.shape[1:]))
+    split = {k: a.reshape(elements, -1, a.shape[-1]) for k, a in after.items()}
+    return _flat(fn, images), split
+
+  if chunk >= count:
+    return Activations(*some(images, moved), moved)
+  # The images of a chunk at a time; what is missing in the last is repeated.
+  index = np.arange(-(-count // chunk) * chunk).reshape(-1, chunk) % count
+  before, after = jax.lax.map(
+    lambda at: some(images[at], moved[:, at]), jnp.asarray(index)
+  )
+  before = {k: a.reshape(-1, a.shape[-1])[:count] for k, a in before.items()}
+  after = {
+    k: jnp.moveaxis(a, 0, 1).reshape(elements, -1, a.shape[-1])[:, :count]
+    for k, a in after.items()
+  }
+  return Activations(before, after, moved)
+
+
+def _warp_all(images: Array, taps: ImageTaps, border: str) -> Array:
+  """(t, b, h, w, c) transformed images."""
+  samples = sampling.resample(images, taps.linear)
+  if taps.cubic is not None:
+    coefficients = sampling.spline_coefficients(images, border)
+    smooth = sampling.resample(coefficients, taps.cubic)
+    samples = jnp.where(taps.on_grid[None, :, None, None], samples, smooth)
+  return jnp.moveaxis(samples, 0, 1).reshape(-1, *images.shape)
+
+
+forward = platform.jit(_run_forward, static_argnames=("border", "chunk"))
+
+
+def _run_reference(fn: Callable, images: Array) -> dict[str, Array]:
+  return _flat(fn, images)
+
+
+reference = platform.jit(_run_reference)
+
+
+def _run_tangents(
+  fn: Callable, images: Array, *, family: Any, kinds: tuple[str, ...]
+) -> dict[str, dict[str, Array]]:
+  """{kind: {layer: (g, b, u)}}."""
+  result = {}
+  for kind in kinds:
+    moves = gradients.directions(images, family, kind)
+    result[kind] = gradients.tangents(lambda x: _flat(fn, x), images, moves)
+  return result
+
+
+tangents = platform.jit(_run_tangents, static_argnames=("family", "kinds"))
+
+
+# --- the measures ------------------------------------------------------------
+
+
+def initial_states(
+  layer: Layer, o: Orbit | None, elements: int, images: int, batch: int
+) -> tuple[Any, ...]:
+  """The empty states of a layer's measures, one for each of its groups."""
+  shapes = Shapes(
+    elements=elements,
+    units=int(np.prod(layer.shape)),
+    positions=layer.positions,
+    generators=len(o.family.generator) if o is not None else 0,
+    images=images,
+    batch=batch,
+    action=layer.action,
+  )
+  return unshared(tuple(init(shapes) for init, _ in layer.groups))
+
+
+def unshared(state: Any) -> Any:
+  """Copies: donating a buffer that two leaves share would free it twice."""
+  return jax.tree.map(lambda a: jnp.array(a, copy=True), state)
+
+
+def _run_align(maps: Array, action: MapAction) -> Array:
+  return align(maps, action)
+
+
+_align = platform.jit(_run_align)
+
+
+def _run_aligned_tangent(
+  change: Array, maps: Array, velocity: Array, *, gradient: str
+) -> Array:
+  """(g, b, p, c) d/ds T_-s f(T_s x): what T_-s takes back is subtracted."""
+  moved = gradients.advect(maps, velocity, gradient)
+  difference = change.reshape(moved.shape) - moved
+  return difference.reshape(*moved.shape[:2], -1, moved.shape[-1])
+
+
+_aligned_tangent = platform.jit(
+  _run_aligned_tangent, static_argnames="gradient"
+)
+
+
+def _run_update(
+  states: tuple[Any, ...], batch: OrbitBatch, *, updates: tuple[Callable, ...]
+) -> tuple[Any, ...]:
+  return tuple(
+    update(state, batch) for update, state in zip(updates, states, strict=True)
+  )
+
+
+_update = platform.jit(_run_update, static_argnames="updates", donate_argnums=0)
+
+# Activations of a step above which measures are compiled apart on a CPU: given
+# several, XLA there keeps what they share in memory instead of computing it
+# where it is needed, and takes up to twice as long. Below it, calls cost more.
+_APART = 400_000
+
+
+def _apart(values: Array) -> bool:
+  return platform.on_cpu() and values.size > _APART
+
+
+def update_layer(
+  layer: Layer,
+  states: tuple[Any, ...],
+  values: tuple[Array, Array],
+  batch: Batch,
+  *,
+  images: Images | None,
+  elements: Elements,
+  statistics: Statistics | None,
+  changes: Mapping[str, Array] | None = None,
+  velocity: Any = None,
+) -> tuple[Any, ...]:
+  """One step of all measures of one layer.
+
+  Args:
+    layer: the layer.
+    states: of its groups of measures; not to be used afterwards.
+    values: its activations (b, u) and (t, b, u).
+    batch: the images' labels, weights and indices.
+    images: the images, if known.
+    elements: of the orbit.
+    statistics: of the layer, if a measure needs them.
+    changes: its tangents by kind, if a measure needs them.
+    velocity: (g, h, w, 2) of its positions, for aligned tangents.
+
+  Returns:
+    The new states.
+  """
+  before, after = values
+  aligned, still = None, {}
+  needs = layer.needs
+  if layer.action is not None:
+    if needs & {"aligned", "aligned_if_mapped"}:
+      aligned = _align(
+        after.reshape(*after.shape[:2], *layer.shape), layer.action
+      )
+    for kind, change in (changes or {}).items():
+      if kind in gradients.GRADIENTS:
+        maps = before.reshape(-1, *layer.shape)
+        still[kind] = _aligned_tangent(change, maps, velocity, gradient=kind)
+  step = OrbitBatch(
+    reference=before,
+    transformed=after,
+    aligned=aligned,
+    action=layer.action,
+    images=images if "images" in needs else None,
+    tangents=changes,
+    aligned_tangents=still,
+    elements=elements,
+    statistics=statistics,
+    labels=batch.labels,
+    weight=batch.weight,
+    index=batch.index,
+  )
+  updates = tuple(update for _, update in layer.groups)
+  if not _apart(after):
+    return _update(states, step, updates=updates)
+  return tuple(
+    _update((state,), step, updates=(update,))[0]
+    for state, update in zip(states, updates, strict=True)
+  )
