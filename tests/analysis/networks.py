@@ -61,3 +61,24 @@ PLAIN_GEOMETRY = {
   "conv2": Where(4, 0.5, 8, (4, 4)),
   "logits": Where(0, 0.0, 16, None),
 }
+
+
+def circular_stack(downsample):
+  """Three circular convolutions, each downsampled; average; dense layer.
+
+  Invariant to circular shifts of whole pixels exactly if every `downsample` is
+  equivariant to them.
+  """
+
+  def network(images):
+    x, layers = images, {}
+    for i in range(1, 4):
+      x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="wrap")
+      x = _conv(x, _weights(i, 3, 3, x.shape[-1], 6), 1, 0)
+      x = layers[f"relu{i}"] = jax.nn.relu(x)
+      x = layers[f"down{i}"] = downsample(x)
+    gap = layers["gap"] = x.mean(axis=(1, 2))
+    logits = layers["logits"] = gap @ _weights(4, 6, 10)
+    return logits, layers
+
+  return network

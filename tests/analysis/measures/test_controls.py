@@ -8,6 +8,7 @@ import optax
 import pytest
 from hypothesis import strategies as st
 
+from analysis.assertions import assert_invariant
 from analysis.orbits import measure, orbit
 from analysis.transforms import rotation, translation
 from models.cnn import CNN
@@ -215,26 +216,23 @@ def bag(digits):
   return jax.jit(lambda images: model.apply(variables, images)[0])
 
 
+def _shuffle(seed):
+  order = np.random.default_rng(seed).permutation(32 * 32)
+  return lambda x: x.reshape(len(x), -1)[:, order].reshape(x.shape)
+
+
 @hypothesis.settings(deadline=None, max_examples=20)
 @hypothesis.given(seed=st.integers(0, 2**32 - 1))
 def test_a_bag_of_pixels_ignores_their_order(bag, digits, seed):
-  order = np.random.default_rng(seed).permutation(32 * 32)
-  flat = digits.reshape(len(digits), -1)
-  shuffled = flat[:, order].reshape(digits.shape)
-  np.testing.assert_allclose(
-    bag(jnp.asarray(shuffled)), bag(jnp.asarray(digits)), atol=1e-5
-  )
+  assert_invariant(bag, _shuffle(seed), digits)
 
 
 def test_a_3x3_network_does_not_ignore_the_order(digits):
   model = CNN(depth=2, width=8, kernel_size=3, pooling="none", head="gap")
   variables = _initialised(model, digits)
-  order = np.random.default_rng(0).permutation(32 * 32)
-  shuffled = digits.reshape(len(digits), -1)[:, order].reshape(digits.shape)
-  one, other = (
-    model.apply(variables, jnp.asarray(x))[0] for x in (digits, shuffled)
-  )
-  assert np.abs(one - other).max() > 0.01
+  network = jax.jit(lambda images: model.apply(variables, images))
+  with pytest.raises(AssertionError, match="layer 'gap' is not invariant"):
+    assert_invariant(network, _shuffle(0), digits, layers="gap", rtol=0.1)
 
 
 # --- 6: networks that must score badly ---------------------------------------
