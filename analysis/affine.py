@@ -64,7 +64,8 @@ def singular(matrix: Float[np.ndarray, "*t 3 3"]) -> Bool[np.ndarray, "*t"]:
   """
   linear = matrix[..., :2, :2]
   size = np.square(linear).sum(axis=(-2, -1))
-  return np.asarray(~(np.abs(np.linalg.det(linear)) > 1e-12 * size))
+  a, b, c, d = (linear[..., i, j] for i in range(2) for j in range(2))
+  return np.asarray(~(np.abs(a * d - b * c) > 1e-12 * size))
 
 
 def wraps(

@@ -23,7 +23,7 @@ from analysis.measures import (
   Statistics,
 )
 from analysis.measures.yardstick import yardstick
-from analysis.streaming import OUTPUT, OUTPUT_KEY, Batch, Layer
+from analysis.streaming import OUTPUT, Batch, Layer
 from analysis.tables import ALL_LAYERS, Result
 
 Missing = tuple[str, Measure, str]
@@ -125,7 +125,9 @@ def _plan(
   of_output = tuple(m for m in applicable if m.scope == "output")
   if of_output and output is not None:
     size = (int(np.prod(output)),)
-    layers.append(Layer(OUTPUT, size, None, None, (yardstick, *of_output)))
+    layers.append(
+      Layer(OUTPUT, size, None, None, (yardstick, *of_output), True)
+    )
   return layers, missing
 
 
@@ -188,10 +190,10 @@ def measure_orbit(
   intensity = np.asarray(run.images, np.float64).sum(axis=(0, 3))
   elements = elements_of(o, intensity)
   kinds = streaming.tangent_kinds(needs)
-  still = {layer.name: _velocity(o, layer, shape) for layer in layers if kinds}
+  still = {layer.key: _velocity(o, layer, shape) for layer in layers if kinds}
   count = len(run.images)
   states = {
-    layer.name: streaming.initial_states(
+    layer.key: streaming.initial_states(
       layer, o, len(o.thetas), count, sizes.batch
     )
     for layer in layers
@@ -209,17 +211,17 @@ def measure_orbit(
       changes = _tangents(fn, batch.images, o, kinds)
     images = Images(batch.images, seen.moved)
     for layer in layers:
-      key = OUTPUT_KEY if layer.name == OUTPUT else layer.name
-      states[layer.name] = streaming.update_layer(
+      key = layer.key
+      states[key] = streaming.update_layer(
         layer,
-        states[layer.name],
+        states[key],
         (seen.reference[key], seen.transformed[key]),
         batch,
         images=images,
         elements=fixed,
-        statistics=known.get(layer.name),
+        statistics=known.get(key),
         changes={k: c[key] for k, c in changes.items()},
-        velocity=still.get(layer.name),
+        velocity=still.get(key),
       )
     if run.progress is not None:
       jax.block_until_ready(states)
@@ -265,7 +267,7 @@ def _collect(
   """Adds the rows of all layers to the result."""
   for layer in layers:
     by_group = dict(
-      zip(layer.groups, jax.device_get(states[layer.name]), strict=True)
+      zip(layer.groups, jax.device_get(states[layer.key]), strict=True)
     )
     for m in layer.measures:
       state = by_group[m.init, m.update]
@@ -306,7 +308,7 @@ def measure_given(given: Given, o: Orbit | None) -> Result:
   size = count if paired else min(given.batch_size, count)
   result = Result(o, count, elements, names, size, given.measures)
   for layer in layers:
-    key = given.output if layer.name == OUTPUT else layer.name
+    key = given.output if layer.is_output else layer.name
     before, after = (
       _flat(given.reference[key]),
       _flat(given.transformed[key], 2),
@@ -324,7 +326,7 @@ def measure_given(given: Given, o: Orbit | None) -> Result:
         elements=elements,
         statistics=known,
       )
-    _collect(result, [layer], {layer.name: states}, [])
+    _collect(result, [layer], {layer.key: states}, [])
   for name, m, reason in missing:
     result.add_missing(name, m, reason)
   return result

@@ -54,6 +54,7 @@ class Layer(NamedTuple):
     action: how the orbit acts on its map, if it has one whose place is known.
     where: the map's geometry.
     measures: those that apply to it.
+    is_output: whether it is the network's output, not a layer of that name.
   """
 
   name: str
@@ -61,6 +62,12 @@ class Layer(NamedTuple):
   action: MapAction | None
   where: Geometry | None
   measures: tuple[Measure, ...]
+  is_output: bool = False
+
+  @property
+  def key(self) -> str:
+    """What forward passes call it."""
+    return OUTPUT_KEY if self.is_output else self.name
 
   @property
   def positions(self) -> tuple[int, int] | None:

@@ -89,7 +89,7 @@ class Result:
       ValueError: a value that is not finite for no stated reason, which only
         activations that are not finite give.
     """
-    self._shapes[layer.name] = layer.shape
+    self._shapes[layer.key] = layer.shape
     for row in rows:
       if not np.isfinite(row.value) and not row.note:
         raise ValueError(
@@ -98,20 +98,23 @@ class Result:
         )
     if measure.name == YARDSTICK:
       total, dead = (row.value for row in rows)
-      self._yardsticks[layer.name] = total, dead
+      self._yardsticks[layer.key] = total, dead
       return
     for row in rows:
-      self._add(layer.name, measure, row)
+      self._add(layer.name, layer.key, measure, row)
 
   def add_missing(self, layer: str, measure: Measure, reason: str) -> None:
     """Adds the row that says why a measure has no value."""
-    self._add(layer, measure, Row(measure.name, float("nan"), note=reason))
+    self._add(
+      layer, layer, measure, Row(measure.name, float("nan"), note=reason)
+    )
 
-  def _add(self, layer: str, measure: Measure, row: Row) -> None:
+  def _add(self, layer: str, key: str, measure: Measure, row: Row) -> None:
     rank = self.measures.index(measure)
     index = {name: i for i, name in enumerate(self.layers)}
-    position = index.get(layer, -1 if layer == ALL_LAYERS else len(index))
-    total, dead = self._yardsticks.get(layer, (float("nan"),) * 2)
+    # The output comes last, also where a layer is called so.
+    position = index.get(key, -1 if key == ALL_LAYERS else len(index))
+    total, dead = self._yardsticks.get(key, (float("nan"),) * 2)
     record = {
       "layer": layer,
       "layer_index": position,
@@ -127,7 +130,7 @@ class Result:
       "protocol": self._protocol(measure),
       "note": row.note,
     }
-    self._rows.append((rank, position, layer, row, record))
+    self._rows.append((rank, position, key, row, record))
 
   def _sorted(self) -> list[tuple[int, int, str, Row, dict[str, Any]]]:
     """By measure in the order asked for, then by layer."""

@@ -9,7 +9,7 @@ warm-up) are reported apart.
   make bench
   python -m experiments.benchmark --jobs=train --rounds=20
 
-Expected time: 8 minutes on 2 cores; needs requirements-bench.txt. Expected
+Expected time: 15 minutes on 2 cores; needs requirements-bench.txt. Expected
 numbers: see the README, made from results/benchmark.json.
 """
 
@@ -21,8 +21,9 @@ from experiments import cli
 
 flags.DEFINE_list(
   "jobs",
-  ["train", "measure", "memory"],
-  "what to run: train, measure (against peers) and memory (of a quick study)",
+  ["train", "measure", "overhead", "memory"],
+  "what to run: train, measure (against peers), overhead (of measuring over the"
+  " bare network) and memory (of a quick study)",
 )
 flags.DEFINE_integer("rounds", 12, "timed blocks of each side", lower_bound=2)
 flags.DEFINE_integer("cores", 2, "cores that every side gets", lower_bound=1)

@@ -51,6 +51,7 @@ def _guarded(main: Callable[[], None]) -> None:
   from models import platform
 
   platform.keep_freed_memory()
+  platform.keep_compilations()
   try:
     main()
   except UsageError as error:

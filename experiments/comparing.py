@@ -22,8 +22,8 @@ Row = dict[str, Any]  # a line of results/benchmark.json
 
 # Both sides of a comparison must have computed the same thing: the loss to
 # float32 rounding; normalised variances to the difference between our bilinear
-# rotation and tmeasures' own.
-_AGREEMENT = {"train": 2e-3, "measure": 0.05}
+# rotation and tmeasures' own; accuracies up to a tie.
+_AGREEMENT = {"train": 2e-3, "measure": 0.05, "overhead": 1e-3}
 
 _MEMORY_LIMIT_GIB = 3.0
 
@@ -61,6 +61,17 @@ def _training(pooling: str, peer: str, name: str, package: str) -> Comparison:
   )
 
 
+def _against_forward(name: str, measures: str) -> Comparison:
+  return Comparison(
+    f"{name}, 200 images x 48 transformations",
+    ("measure_network", f"--measures={measures}"),
+    ("forward_network",),
+    "bare forward passes, jax",
+    "jax",
+    "transformed images/s",
+  )
+
+
 COMPARISONS: dict[str, list[Comparison]] = {
   "train": [
     _training(pooling, *peer)
@@ -81,6 +92,10 @@ COMPARISONS: dict[str, list[Comparison]] = {
       "transformed images/s",
     )
   ],
+  "overhead": [
+    _against_forward("normalized variance alone", "normalized_variance"),
+    _against_forward("all measures at once", "all"),
+  ],
 }
 
 
@@ -88,7 +103,7 @@ def run(job: str, rounds: int, cores: int) -> Iterator[Row]:
   """Runs the comparisons of a job.
 
   Args:
-    job: "train", "measure" or "memory".
+    job: "train", "measure", "overhead" or "memory".
     rounds: timed blocks of each side.
     cores: cores that every process is bound to.
 

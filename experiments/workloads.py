@@ -28,10 +28,8 @@ from experiments.datasets import Split
 BATCH = 128
 STEPS = 4  # training steps in a timed block
 LEARNING_RATE = 1e-3
-ANGLES = 16
-IMAGES = 300
 
-_CLASSES = 10
+CLASSES = 10
 
 
 class Job(NamedTuple):
@@ -68,7 +66,7 @@ def _batches(block: int) -> np.ndarray:
   return np.asarray(batch_indices(seed, epoch, BATCH * STEPS, BATCH))
 
 
-def _cnn(pooling: str) -> tuple[Any, Any]:
+def small_cnn(pooling: str) -> tuple[Any, Any]:
   """Our network and its initial weights."""
   import jax
   import jax.numpy as jnp
@@ -97,11 +95,11 @@ def train_ours(pooling: str) -> Job:
     strategy="loop",
   )
   dataset = load(data)
-  trainer = training.make_trainer(_cnn(pooling)[0], config, dataset)
+  trainer = training.make_trainer(small_cnn(pooling)[0], config, dataset)
   images = training.on_device(dataset.train)
   seed = jnp.asarray(0, jnp.uint32)
   state = trainer.create_train_state(seed)
-  state = state._replace(params=_cnn(pooling)[1])
+  state = state._replace(params=small_cnn(pooling)[1])
   epochs = itertools.count()
 
   def block() -> float:
@@ -130,11 +128,11 @@ def train_flax(pooling: str) -> Job:
         x = nn.relu(nn.Conv(32, (3, 3), name=f"conv{i}")(x))
         if pooling == "max":
           x = nn.max_pool(x, (2, 2), (2, 2))
-      return nn.Dense(_CLASSES, name="logits")(x.reshape(len(x), -1))
+      return nn.Dense(CLASSES, name="logits")(x.reshape(len(x), -1))
 
   model = Stock()
   optimizer = optax.adamw(LEARNING_RATE)
-  params = _cnn(pooling)[1]
+  params = small_cnn(pooling)[1]
   state = params, optimizer.init(params)
   pixels, classes = jnp.asarray(images), jnp.asarray(labels)
 
@@ -178,9 +176,9 @@ def train_torch(pooling: str, channels_last: bool = False) -> Job:
     if pooling == "max":
       layers.append(nn.MaxPool2d(2))
   size = 4 if pooling == "max" else 32
-  layers += [nn.Flatten(), nn.Linear(size * size * 32, _CLASSES)]
+  layers += [nn.Flatten(), nn.Linear(size * size * 32, CLASSES)]
   model = nn.Sequential(*layers)
-  _copy_weights(model, _cnn(pooling)[1]["params"], size)
+  _copy_weights(model, small_cnn(pooling)[1]["params"], size)
   form = torch.channels_last if channels_last else torch.contiguous_format
   model = model.to(memory_format=form)
   # The two AdamW are the same rule; ours has this decay by default.
@@ -217,165 +215,35 @@ def _copy_weights(model: Any, params: Any, size: int) -> None:
       layer.weight.copy_(torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy()))
       layer.bias.zero_()
     kernel = np.asarray(params["logits"]["kernel"])
-    kernel = kernel.reshape(size, size, 32, _CLASSES).transpose(3, 2, 0, 1)
-    model[-1].weight.copy_(torch.from_numpy(kernel.reshape(_CLASSES, -1)))
+    kernel = kernel.reshape(size, size, 32, CLASSES).transpose(3, 2, 0, 1)
+    model[-1].weight.copy_(torch.from_numpy(kernel.reshape(CLASSES, -1)))
     model[-1].bias.zero_()
 
 
-# --- measuring: normalised variance of 10 layers -----------------------------
+def jobs() -> dict[str, Callable[..., Job]]:
+  """All jobs by name."""
+  from experiments import workloads_measuring as measuring
 
-
-def _measuring_data() -> tuple[np.ndarray, dict[str, np.ndarray]]:
-  """300 digits of 28 px, and the weights of conv 32, conv 64, dense 256, 10."""
-  from experiments import datasets
-  from experiments.config import DataConfig
-
-  test = datasets.load(DataConfig(canvas=28)).test.images[:IMAGES]
-  rng = np.random.default_rng(0)
-  shapes = {
-    "conv1": (3, 3, 1, 32),
-    "conv2": (3, 3, 32, 64),
-    "dense1": (7 * 7 * 64, 256),
-    "dense2": (256, _CLASSES),
+  return {
+    "train_ours": train_ours,
+    "train_flax": train_flax,
+    "train_torch": train_torch,
+    "train_torch_channels_last": functools.partial(
+      train_torch, channels_last=True
+    ),
+    "measure_ours": measuring.measure_ours,
+    "measure_network": measuring.measure_network,
+    "forward_network": measuring.forward_network,
+    "measure_tmeasures": measuring.measure_tmeasures,
   }
-  weights = {
-    name: (rng.normal(size=s) * np.sqrt(2 / np.prod(s[:-1]))).astype(np.float32)
-    for name, s in shapes.items()
-  }
-  return test.astype(np.float32) / 255, weights
-
-
-def measure_ours() -> Job:
-  """The pass, with the one measure."""
-  import jax
-  import jax.numpy as jnp
-
-  from analysis.orbits import measure
-  from models import layers, platform
-
-  platform.keep_freed_memory()
-  images, weights = _measuring_data()
-  thetas = [360 * i / ANGLES for i in range(ANGLES)]
-
-  def network(weights: Any, x: Any) -> Any:
-    seen = {}
-    for i, width in ((1, 32), (2, 64)):
-      kernel = weights[f"conv{i}"]
-      zeros = jnp.zeros(width)
-      seen[f"conv{i}"] = layers.convolution(x, kernel, zeros, padding=1)
-      seen[f"relu{i}"] = jax.nn.relu(seen[f"conv{i}"])
-      x = seen[f"pool{i}"] = layers.max_pool(seen[f"relu{i}"])
-    x = seen["flatten"] = x.reshape(x.shape[0], -1)
-    x = seen["dense1"] = x @ weights["dense1"]
-    x = seen["relu3"] = jax.nn.relu(x)
-    x = seen["dense2"] = x @ weights["dense2"]
-    return x, seen
-
-  fn = jax.tree_util.Partial(network, jax.tree.map(jnp.asarray, weights))
-
-  def block() -> float:
-    table = measure(fn, images, [("rotation", thetas)], ["normalized_variance"])
-    rows = table[table["measure"] == "normalized_variance_reference"]
-    assert len(rows) == 10
-    return float(rows["value"].iloc[-1])
-
-  return Job(block, IMAGES * ANGLES)
-
-
-def measure_tmeasures() -> Job:
-  """The same with tmeasures, whose own options are the defaults."""
-  import torch
-  from tmeasures import pytorch as tm
-  from tmeasures.pytorch.transformations.affine import RotationGenerator
-  from torch import nn
-
-  torch.set_num_threads(len(os.sched_getaffinity(0)))
-  images, weights = _measuring_data()
-
-  class Network(tm.ActivationsModule):
-    def __init__(self) -> None:
-      super().__init__()
-      self.steps = nn.ModuleList(
-        [
-          nn.Conv2d(1, 32, 3, padding=1, bias=False),
-          nn.ReLU(),
-          nn.MaxPool2d(2),
-          nn.Conv2d(32, 64, 3, padding=1, bias=False),
-          nn.ReLU(),
-          nn.MaxPool2d(2),
-          nn.Flatten(),
-          nn.Linear(7 * 7 * 64, 256, bias=False),
-          nn.ReLU(),
-          nn.Linear(256, _CLASSES, bias=False),
-        ]
-      )
-
-    def activation_names(self) -> list[str]:
-      return [str(i) for i in range(len(self.steps))]
-
-    def forward_activations(self, args: Any) -> list[Any]:
-      activations, x = [], args
-      for step in self.steps:
-        x = step(x)
-        activations.append(x)
-      return activations
-
-  model = Network()
-  dense1 = weights["dense1"].reshape(7, 7, 64, 256).transpose(3, 2, 0, 1)
-  arrays = [
-    weights["conv1"].transpose(3, 2, 0, 1),
-    weights["conv2"].transpose(3, 2, 0, 1),
-    dense1.reshape(256, -1),
-    weights["dense2"].T,
-  ]
-  with torch.no_grad():
-    for parameter, array in zip(model.parameters(), arrays, strict=True):
-      parameter.copy_(torch.from_numpy(np.ascontiguousarray(array)))
-  model.eval()
-  pixels = torch.from_numpy(np.moveaxis(images, -1, 1).copy())
-  generator = RotationGenerator([i / ANGLES for i in range(ANGLES)])
-  options = tm.PyTorchMeasureOptions(batch_size=32, verbose=False)
-
-  def block() -> float:
-    result = tm.NormalizedVarianceInvariance().eval(
-      _Images(pixels), generator, model, options
-    )
-    values = result.layers[-1].numpy()
-    return float(values[np.isfinite(values)].mean())
-
-  return Job(block, IMAGES * ANGLES)
-
-
-class _Images:
-  """A map-style data set, as torch's loaders take it."""
-
-  def __init__(self, pixels: Any) -> None:
-    self.pixels = pixels
-
-  def __len__(self) -> int:
-    return len(self.pixels)
-
-  def __getitem__(self, index: int) -> Any:
-    return self.pixels[index]
-
-
-JOBS: dict[str, Callable[..., Job]] = {
-  "train_ours": train_ours,
-  "train_flax": train_flax,
-  "train_torch": train_torch,
-  "train_torch_channels_last": functools.partial(
-    train_torch, channels_last=True
-  ),
-  "measure_ours": measure_ours,
-  "measure_tmeasures": measure_tmeasures,
-}
 
 
 def serve() -> None:
   """Answers every line on stdin with the time of one block, in seconds."""
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument("job", choices=JOBS)
+  parser.add_argument("job", choices=jobs())
   parser.add_argument("--pooling")
+  parser.add_argument("--measures")
   parser.add_argument("--cores", help="comma-separated, to be bound to")
   options = vars(parser.parse_args())
   name, cores = options.pop("job"), options.pop("cores")
@@ -385,7 +253,7 @@ def serve() -> None:
   # Libraries print: the answers keep stdout, everything else goes to stderr.
   with os.fdopen(os.dup(1), "w") as answers:
     os.dup2(2, 1)
-    job = JOBS[name](**arguments)
+    job = jobs()[name](**arguments)
     for _ in sys.stdin:
       start = time.perf_counter()
       value = job.block()
