@@ -81,7 +81,7 @@ def keep_compilations() -> None:
   jax was already told of, such as by `JAX_COMPILATION_CACHE_DIR`; jax itself
   switches the cache off for `JAX_ENABLE_COMPILATION_CACHE=false`.
   """
-  if jax.config.jax_compilation_cache_dir:
+  if jax.config.read("jax_compilation_cache_dir"):
     return
   cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
   folder = Path(cache) / "partial-invariance" / _cpu_kind()

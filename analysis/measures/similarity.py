@@ -88,11 +88,10 @@ def _init_cka(shapes: base.Shapes) -> _Cka:
 def _update_cka(state: _Cka, batch: base.OrbitBatch) -> _Cka:
   weight = batch.weight
   count = weight.sum()
-  before, after = (
-    _centred(a, weight) for a in (batch.reference, batch.transformed)
-  )
+  before = _centred(batch.reference, weight)
+  after = jnp.moveaxis(_centred(batch.transformed, weight), 2, 1)
   gram = before @ before.T
-  grams = jnp.einsum("tiu,tju->tij", after, after)
+  grams = jnp.einsum("tui,tuj->tij", after, after)
   off = jnp.outer(weight, weight) * (1 - jnp.eye(len(weight)))
   gram, grams = gram * off, grams * off[None]
   grams_before = jnp.broadcast_to(gram, grams.shape)
@@ -110,7 +109,8 @@ def _centred(values: Any, weight: Any) -> Any:
   from the first image beforehand, what never varies is exactly 0.
   """
   values = values - values[..., :1, :]
-  return values - (weight @ values / weight.sum())[..., None, :]
+  mean = sums.sum_over_images(values, weight / weight.sum())
+  return values - mean[..., None, :]
 
 
 def _hsic(one: Any, other: Any, count: Any) -> Any:
