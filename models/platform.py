@@ -26,6 +26,8 @@ import jax
 
 _CPU_COMPILER_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
+_CACHE_DIR = "jax_compilation_cache_dir"
+
 
 def on_cpu() -> bool:
   """Whether jax computes on the CPU by default."""
@@ -81,11 +83,11 @@ def keep_compilations() -> None:
   jax was already told of, such as by `JAX_COMPILATION_CACHE_DIR`; jax itself
   switches the cache off for `JAX_ENABLE_COMPILATION_CACHE=false`.
   """
-  if jax.config.read("jax_compilation_cache_dir"):
+  if getattr(jax.config, _CACHE_DIR):
     return
   cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
   folder = Path(cache) / "partial-invariance" / _cpu_kind()
-  jax.config.update("jax_compilation_cache_dir", str(folder))
+  jax.config.update(_CACHE_DIR, str(folder))
   # Many small programs make up the time of a measuring process.
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
