@@ -201,7 +201,12 @@ def measure_orbit(
   fn, taps, states, known, fixed = place.copied(
     (run.fn, image_taps(o, shape), states, known, elements)
   )
-  for batch in streaming.batches(run.images, run.labels, sizes.batch):
+  images, labels = run.images, run.labels
+  if "pairs" in needs and sizes.batches > 1:
+    # Sorted by class, neighbours would be more alike than pairs at large.
+    order = streaming.shuffled(count)
+    images, labels = images[order], labels[order]
+  for batch in streaming.batches(images, labels, sizes.batch):
     batch = place.split(batch)
     seen = streaming.forward(
       fn, batch.images, taps, border=o.border, chunk=sizes.chunk
@@ -209,7 +214,7 @@ def measure_orbit(
     changes = {}
     if kinds:
       changes = _tangents(fn, batch.images, o, kinds)
-    images = Images(batch.images, seen.moved)
+    seen_images = Images(batch.images, seen.moved)
     for layer in layers:
       key = layer.key
       states[key] = streaming.update_layer(
@@ -217,7 +222,7 @@ def measure_orbit(
         states[key],
         (seen.reference[key], seen.transformed[key]),
         batch,
-        images=images,
+        images=seen_images,
         elements=fixed,
         statistics=known.get(key),
         changes={k: c[key] for k, c in changes.items()},

@@ -179,6 +179,11 @@ class Batch(NamedTuple):
   index: Any
 
 
+def shuffled(images: int) -> np.ndarray:
+  """Indices of all images in an order that is random, but always the same."""
+  return np.random.default_rng(0).permutation(images)
+
+
 def batches(
   images: np.ndarray, labels: np.ndarray, size: int
 ) -> Iterator[Batch]:

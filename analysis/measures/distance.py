@@ -69,7 +69,7 @@ Gaussian units 2 / sqrt(pi) times the standard deviations of
 and `normalized_distance_reference` (mean of the units' ratios).
 
 All pairs, by sorting; not a random pairing. Where the activations of all images
-do not fit in memory, the pairs are those within blocks of consecutive images,
+do not fit in memory, the pairs are those within random blocks of images,
 and the protocol says so. 0: invariant; 1: as far as another image. NaN if no
 unit varies.
 

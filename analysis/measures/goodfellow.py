@@ -84,7 +84,8 @@ A unit fires when s f_u exceeds the threshold that 1 % of the images exceed
 over the transformed copies of the images on which it fires, identities left
 out; its score is local / global rate, of the better sign s. Conditioning on the
 firing images is what separates invariant from variant: an exactly invariant
-unit scores 100 (the reciprocal of the rate), an independent one 1.
+unit scores 100 (the reciprocal of the rate), an independent one 1, and a little
+more because the better sign and the top units are taken.
 
 Units that fire on no image with either sign, because more than 1 % tie at the
 top, are left out and counted in `dead_fraction`. Per unit: the score. NaN if no

@@ -161,7 +161,7 @@ ignores orthogonal maps, so that a circular shift of all maps scores 1. About 0:
 unrelated; being unbiased it can be slightly negative, or above 1.
 
 Over all images at once; where their activations do not fit in memory, HSIC is
-averaged over blocks of consecutive images and the protocol says so (Nguyen et
+averaged over random blocks of images and the protocol says so (Nguyen et
 al.). NaN for fewer than 4 images or if nothing varies over them beyond chance.
 
 Sources: S. Kornblith, M. Norouzi, H. Lee and G. Hinton, "Similarity of neural

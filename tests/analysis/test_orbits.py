@@ -244,6 +244,7 @@ def test_pairs_within_blocks_are_named_in_the_protocol(images, monkeypatch):
   blocks = table["protocol"].str.contains("-blocks-of-4-")
   assert (blocks == table["measure"].str.contains("distance")).all()
   assert by_measure.endswith("-v1").all()
+  images = images[streaming.shuffled(len(images))]
   moved = np.stack([images, np.asarray(rotation.warp(images, 30))])
   pairs = [
     np.abs(moved[:, i] - moved[:, j]).mean()

@@ -81,16 +81,24 @@ def test_another_sets_file_is_recognized(fake_mnist):
   ("content", "message"),
   [
     (b"not gzip", "is not a gzipped IDX file: Not a gzipped file"),
-    (gzip.compress(b""), "is not a gzipped IDX file: unpack_from requires"),
+    (
+      gzip.compress(b"", mtime=0),
+      "is not a gzipped IDX file: unpack_from requires",
+    ),
     # Right in size, but of signed bytes.
     (
-      gzip.compress(bytes([0, 0, 9, 1, 0, 0, 0, 2, 1, 2])),
+      gzip.compress(bytes([0, 0, 9, 1, 0, 0, 0, 2, 1, 2]), mtime=0),
       "not an IDX file of rank 1: magic number 0x901, shape (2,), 2 bytes",
     ),
-    (gzip.compress(b"\0" * 24), "not an IDX file of rank 1: magic number 0x0"),
+    (
+      gzip.compress(b"\0" * 24, mtime=0),
+      "not an IDX file of rank 1: magic number 0x0",
+    ),
     (idx_bytes(np.zeros((3, 3), np.uint8)), "magic number 0x802, shape (3,)"),
     (
-      gzip.compress(gzip.decompress(idx_bytes(np.zeros(3, np.uint8)))[:-1]),
+      gzip.compress(
+        gzip.decompress(idx_bytes(np.zeros(3, np.uint8)))[:-1], mtime=0
+      ),
       "shape (3,), 2 bytes of data",
     ),
   ],
