@@ -136,7 +136,7 @@ def choose_sizes(
   target, most = _STEP_CPU if platform.on_cpu() else _STEP_ACCELERATOR
   fitting = target // (4 * units * elements)
   if paired and fitting < images:
-    batch = int(np.clip(fitting, _LEAST_PAIRED, most))
+    batch = max(_LEAST_PAIRED, min(fitting, most))
   elif paired:
     batch = images
   else:
