@@ -228,8 +228,9 @@ def measure_orbit(
         changes={k: c[key] for k, c in changes.items()},
         velocity=still.get(key),
       )
+    del seen, changes, seen_images
+    jax.block_until_ready(states)
     if run.progress is not None:
-      jax.block_until_ready(states)
       done = min(sizes.batch, count - int(batch.index[0]))
       run.progress(done)
   result = Result(
