@@ -18,10 +18,29 @@ from models.zoo import MODELS, Model
 _LEARNING_RATES = {"adamw": 4e-3, "sgd": 0.05}
 
 # The flags that each kind of architecture has; the others are fixed by name.
+_GROUP_FIELDS = ("pooling", "depth", "width", "kernel_size", "padding", "head")
+_CNN_FIELDS = (
+  *_GROUP_FIELDS,
+  *("pool_after", "width_schedule", "activation", "norm", "residual", "bias"),
+)
 _FIELDS = {
-  "cnn": ("pooling", "depth", "width", "kernel_size", "padding", "head"),
+  "cnn": _CNN_FIELDS,
+  "local": _CNN_FIELDS,
+  "pyramid": _CNN_FIELDS,
+  "p4cnn": _GROUP_FIELDS,
+  "p4mcnn": _GROUP_FIELDS,
   "mlp": ("depth", "width"),
 }
+
+
+def model_fields(config: ModelConfig) -> dict[str, Any]:
+  """The flags that the architecture has, as its module's fields."""
+  names = _FIELDS.get(config.model, ())
+  fields = {name: getattr(config, name) for name in names}
+  if config.model in ("p4cnn", "p4mcnn") and config.head == "dense":
+    # Weights of their own for every position would undo the symmetry.
+    fields["head"] = "gap"
+  return fields
 
 
 def build_model(
@@ -48,8 +67,7 @@ def build_model(
     )
   if dtype not in ("float32", "bfloat16"):
     raise UsageError(f"--dtype={dtype} is not float32 or bfloat16")
-  names = _FIELDS.get(config.model, ())
-  fields = tuple((name, getattr(config, name)) for name in names)
+  fields = tuple(model_fields(config).items())
   try:
     return _module(config.model, num_classes, canvas, dtype, fields)
   except ValueError as error:

@@ -45,13 +45,24 @@ class ModelConfig:
   """Architecture.
 
   Attributes:
-    model: an entry of models.zoo.MODELS: cnn, mlp or lecture.
-    pooling: max, avg, stride or none, after each convolution.
-    depth: number of convolutions (cnn) or hidden layers (mlp), 1 to 6.
-    width: channels of each convolution, or units of each hidden layer.
+    model: an entry of models.zoo.MODELS: cnn, local (weights not shared), p4cnn
+      or p4mcnn (quarter turns, mirrors), pyramid (scales), mlp or lecture.
+    pooling: what downsamples after each activation: none, max, avg, lp, mixed
+      (windows as in max:3/2), stride, dilate, blur (as in blur:5), aps, lps
+      (max_ or avg_ before these three), spectral.
+    depth: number of convolutions, 1 to 8, or hidden layers (mlp), 1 to 6.
+    width: channels of each convolution (an orientation, for p4cnn and p4mcnn),
+      or units of each hidden layer.
     kernel_size: width of each kernel.
-    padding: same (zeros), valid or circular.
-    head: dense or gap (global average).
+    padding: same (zeros; zero is the same), circular, reflect, valid or full.
+    head: dense, gap or gmp (average or maximum over positions); p4cnn and
+      p4mcnn take gap for dense.
+    pool_after: blocks followed by pooling, as in 2/4, or all.
+    width_schedule: constant, double (at each block) or widths as in 32/32/64.
+    activation: relu, leaky_relu, elu, gelu, softplus, tanh or identity.
+    norm: batch or group normalisation, or none.
+    residual: add each block's input to its output.
+    bias: give convolutions a bias.
   """
 
   model: str = "cnn"
@@ -61,6 +72,16 @@ class ModelConfig:
   kernel_size: int = 3
   padding: str = "same"
   head: str = "dense"
+  pool_after: str = "all"
+  width_schedule: str = "constant"
+  activation: str = "relu"
+  norm: str = "none"
+  residual: bool = False
+  bias: bool = True
+
+  def __post_init__(self) -> None:
+    if self.padding == "zero":
+      object.__setattr__(self, "padding", "same")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +169,9 @@ def define_flags(*classes: type, skip: Collection[str] = ()) -> None:
     for name, default in field_defaults(cls).items():
       if name in skip:
         continue
-      if isinstance(default, int):
+      if isinstance(default, bool):
+        flags.DEFINE_bool(name, default, text[name])
+      elif isinstance(default, int):
         flags.DEFINE_integer(name, default, text[name])
       elif isinstance(default, float):
         flags.DEFINE_float(name, default, text[name])

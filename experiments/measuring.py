@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis import actions, orbits, sampling
 from analysis.measures import MEASURES, resolve
-from experiments import specs
+from experiments import building, specs
 from experiments.config import MeasureConfig, ModelConfig
 from experiments.datasets import Dataset
 from experiments.errors import UsageError
@@ -217,15 +217,15 @@ def run_columns(
   augment: str,
 ) -> dict[str, Any]:
   """The columns that say which run a row is of; blank where not applicable."""
-  cnn = model.model == "cnn"
+  fields = building.model_fields(model)
   return {
     "run": run,
     "dataset": dataset,
     "model": model.model,
-    "pooling": model.pooling if cnn else "",
+    "pooling": fields.get("pooling", ""),
     "depth": model.depth,
-    "padding": model.padding if cnn else "",
-    "head": model.head if cnn else "",
+    "padding": fields.get("padding", ""),
+    "head": fields.get("head", ""),
     "augmentation": augment or "none",
     "width": model.width,
   }

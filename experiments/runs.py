@@ -54,14 +54,25 @@ class Run:
 
 
 def run_name(config: ModelConfig) -> str:
-  """A folder name that tells architectures apart."""
+  """A folder name that tells architectures apart.
+
+  The flags that every study varies by their values, others where they are not
+  the default.
+  """
+  fields = building.model_fields(config)
+  if not fields:
+    return config.model
+  short = {"depth": "d", "width": "w", "kernel_size": "k"}
+  usual = ("pooling", "depth", "width", "kernel_size", "padding", "head")
   parts = [config.model]
-  if config.model == "cnn":
-    parts += [config.pooling, f"d{config.depth}", f"w{config.width}"]
-    parts += [f"k{config.kernel_size}", config.padding, config.head]
-  elif config.model == "mlp":
-    parts += [f"d{config.depth}", f"w{config.width}"]
-  return "-".join(parts)
+  for name, value in fields.items():
+    if name in usual:
+      parts.append(f"{short.get(name, '')}{value}")
+    elif value != getattr(ModelConfig, name):
+      # A flag by its name, other values by themselves.
+      flag = name if value is True else f"no_{name}"
+      parts.append(flag if isinstance(value, bool) else f"{name}_{value}")
+  return "-".join(parts).replace("/", ".").replace(":", "_")
 
 
 def make_run(

@@ -41,7 +41,14 @@ Params = Any
 
 
 class TrainState(NamedTuple):
-  """Everything a step changes."""
+  """Everything a step changes.
+
+  Attributes:
+    params: all variables of the network: what is learned, under "params", and
+      what is only kept, as the statistics of batch normalisation.
+    optimizer: the optimizer's state, of what is learned.
+    step: number of steps done.
+  """
 
   params: Params
   optimizer: Any
@@ -137,7 +144,8 @@ def make_trainer(
   def create_train_state(seed: Array) -> TrainState:
     key = jax.random.fold_in(jax.random.key(seed), _INIT)
     params = model.init(key, example)
-    return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+    learned = optimizer.init(params["params"])
+    return TrainState(params, learned, jnp.zeros((), jnp.int32))
 
   def train_step(
     state: TrainState, seed: Array, indices: Array, data: DeviceSplit
@@ -147,11 +155,12 @@ def make_trainer(
       key = jax.random.fold_in(jax.random.key(seed), _AUGMENT)
       images = augment(jax.random.fold_in(key, state.step), images)
 
-    loss, gradient = loss_and_gradient(
+    loss, gradient, kept = loss_and_gradient(
       model, state.params, images, data.labels[indices], pieces
     )
-    updates, opt = optimizer.update(gradient, state.optimizer, state.params)
-    params = optax.apply_updates(state.params, updates)
+    learned = state.params["params"]
+    updates, opt = optimizer.update(gradient, state.optimizer, learned)
+    params = {"params": optax.apply_updates(learned, updates), **kept}
     return TrainState(params, opt, state.step + 1), loss
 
   order = functools.partial(
@@ -170,8 +179,8 @@ def _pieces(batch_size: int) -> int:
 
 def loss_and_gradient(
   model: Model, params: Params, images: Array, labels: Array, pieces: int
-) -> tuple[Array, Params]:
-  """Mean loss of a batch and its gradient.
+) -> tuple[Array, Params, Params]:
+  """Mean loss of a batch, its gradient, and what else changes.
 
   Args:
     model: the network.
@@ -179,23 +188,36 @@ def loss_and_gradient(
     images: float images.
     labels: their classes.
     pieces: how many pieces to cut the batch into; the result is the same to
-      rounding.
+      rounding. A network that keeps statistics of its batches sees it whole.
 
   Returns:
-    Loss in nats, and the gradient by the variables.
+    Loss in nats; the gradient, like `params["params"]`; the other variables
+    after the batch.
   """
-
-  def loss_of(params: Params, images: Array, labels: Array) -> Array:
-    logits, _ = model.apply(params, images, train=True)
-    return cross_entropy(logits, labels).sum() / count
-
+  kept = {name: v for name, v in params.items() if name != "params"}
   count = labels.shape[0]
+  pieces = 1 if kept else pieces
+
+  def loss_of(
+    learned: Params, images: Array, labels: Array
+  ) -> tuple[Array, Params]:
+    variables = {"params": learned, **kept}
+    result = model.apply(variables, images, train=True, mutable=list(kept))
+    (logits, _), changed = result
+    return cross_entropy(logits, labels).sum() / count, changed
+
   cuts = [count * i // pieces for i in range(pieces + 1)]
   parts = [
-    jax.value_and_grad(loss_of)(params, images[i:j], labels[i:j])
+    jax.value_and_grad(loss_of, has_aux=True)(
+      params["params"], images[i:j], labels[i:j]
+    )
     for i, j in itertools.pairwise(cuts)
   ]
-  return jax.tree.map(lambda *values: functools.reduce(jnp.add, values), *parts)
+  losses = [(loss, gradient) for (loss, _), gradient in parts]
+  loss, gradient = jax.tree.map(
+    lambda *values: functools.reduce(jnp.add, values), *losses
+  )
+  return loss, gradient, parts[-1][0][1]
 
 
 def batch_indices(

@@ -1,25 +1,41 @@
-"""Downsampling that respects shifts better than max pooling does.
+"""Downsampling other than the largest or the mean value of a window.
 
-Functions of maps (n, h, w, c) without parameters, differentiable in forward
-and reverse mode:
+Functions of maps (n, h, w, c), differentiable in forward and reverse mode.
+Without parameters:
 
 * `blur_pool` smooths before it samples, so that a one-pixel shift changes the
   samples little;
+* `spectral_pool` keeps the low frequencies;
 * `adaptive_polyphase` lets the map itself say where to sample, so that a
   circular shift changes which samples are taken by nothing but a shift.
 
+With parameters, which modules in `models.pooling` learn:
+
+* `lp_pool` lies between the mean (exponent 1) and the largest value;
+* `scored_polyphase` samples where a score is highest.
+
 References:
   R. Zhang, "Making convolutional networks shift-invariant again", ICML 2019.
+  O. Rippel, J. Snoek and R. Adams, "Spectral representations for convolutional
+  neural networks", NeurIPS 2015.
   A. Chaman and I. Dokmanic, "Truly shift-invariant convolutional neural
   networks", CVPR 2021.
+  R. Rojas-Gomez, T.-Y. Lim, A. Schwing, M. Do and R. Yeh, "Learnable polyphase
+  sampling for shift invariant and equivariant convolutional networks", NeurIPS
+  2022.
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
+
+from models.layers import window_slices
 
 _BINOMIAL = {
   1: (1,),
@@ -31,6 +47,9 @@ _BINOMIAL = {
 
 # How `jnp.pad` calls them.
 _PAD_MODES = {"reflect": "reflect", "circular": "wrap", "zero": "constant"}
+
+# Below it a value counts as 0, where 0 has no derivative.
+_TINY = 1e-6
 
 Map = Float[Array, "n h w c"]
 
@@ -122,6 +141,127 @@ def adaptive_polyphase(x: Map, stride: int = 2) -> Float[Array, "n p q c"]:
   return chosen
 
 
+def scored_polyphase(
+  x: Map,
+  score: Callable[[Array], Array],
+  stride: int = 2,
+  *,
+  train: bool = False,
+) -> Float[Array, "n p q c"]:
+  """Takes, image by image, the polyphase component of the highest score.
+
+  If the score does not change with circular shifts of a component, what was
+  said of `adaptive_polyphase` holds.
+
+  Args:
+    x: input maps, their sides multiples of the stride.
+    score: from (n, p, q, c) to (n,).
+    stride: positions between samples.
+    train: whether the gradient is that of the components' softmax-weighted
+      sum, so that the score can learn, instead of the component's that is
+      taken. The value is the same.
+
+  Returns:
+    Maps of h / stride x w / stride positions.
+
+  Raises:
+    ValueError: as `adaptive_polyphase`.
+
+  References:
+    R. Rojas-Gomez et al., NeurIPS 2022, whose training draws the component at
+    random (Gumbel softmax) instead.
+  """
+  components = _polyphase_components(x, stride)
+  scores = jnp.stack([score(component) for component in components], axis=1)
+  index = jnp.argmax(scores, axis=1)[:, None, None, None]
+  chosen = components[0]
+  for k, component in enumerate(components[1:], start=1):
+    chosen = jnp.where(index == k, component, chosen)
+  if not train:
+    return chosen
+  shares = jax.nn.softmax(scores, axis=1).astype(x.dtype)
+  mixed = functools.reduce(
+    jnp.add,
+    [
+      shares[:, k][:, None, None, None] * component
+      for k, component in enumerate(components)
+    ],
+  )
+  return lax.stop_gradient(chosen) + (mixed - lax.stop_gradient(mixed))
+
+
+def lp_pool(
+  x: Map, exponent: Any, *, window: int = 2, stride: int = 2
+) -> Float[Array, "n p q c"]:
+  """(mean over each window of x^p)^(1/p), channel by channel.
+
+  The mean for p = 1, the largest value as p goes to infinity. Made for
+  activations that are not negative: values below 0 count as 0.
+
+  Args:
+    x: input maps.
+    exponent: p, at least 1.
+    window: width of the window.
+    stride: step of the window.
+
+  Returns:
+    Maps of `output_size(h, window, 0, stride)` positions.
+
+  References:
+    P. Sermanet, S. Chintala and Y. LeCun, "Convolutional neural networks
+    applied to house numbers digit classification", ICPR 2012; C. Gulcehre,
+    K. Cho, R. Pascanu and Y. Bengio, "Learned-norm pooling for deep feedforward
+    and recurrent neural networks", ECML 2014 (the exponent learned).
+  """
+  slices = window_slices(x, window, stride)
+  # Relative to the largest value powers neither overflow nor vanish. It takes
+  # no gradient: the result does not depend on it. A smallest value keeps
+  # 0^p differentiable in p.
+  largest = functools.reduce(jnp.maximum, slices)
+  scale = lax.stop_gradient(jnp.maximum(largest, _TINY))
+  terms = [jnp.maximum(part / scale, _TINY) ** exponent for part in slices]
+  mean = functools.reduce(jnp.add, terms) / len(terms)
+  return jnp.where(largest > 0, scale * mean ** (1 / exponent), 0)
+
+
+def spectral_pool(x: Map, stride: int = 2) -> Float[Array, "n p q c"]:
+  """Keeps the lowest h / stride by w / stride frequencies of each channel.
+
+  The map is taken as periodic. Its samples at every `stride`-th position after
+  an ideal low-pass filter; of the highest frequency kept, which for an even
+  number of samples has no sign, the real part.
+
+  Args:
+    x: input maps, their sides multiples of the stride.
+    stride: positions between samples.
+
+  Returns:
+    Maps of h / stride x w / stride positions, position j on position
+    `stride * j`.
+
+  Raises:
+    ValueError: a side that is not a multiple of the stride, or a stride below
+      1.
+
+  References:
+    O. Rippel et al., NeurIPS 2015.
+  """
+  _check_sides(x, stride)
+  rows, columns = (
+    jnp.asarray(_low_pass(n, n // stride), x.dtype) for n in x.shape[1:3]
+  )
+  return jnp.einsum("pi,nijc,qj->npqc", rows, x, columns)
+
+
+@functools.cache
+def _low_pass(size: int, kept: int) -> np.ndarray:
+  """(kept, size) float32: samples of the band-limited interpolation."""
+  frequencies = np.fft.fftfreq(kept, 1 / kept)
+  offsets = np.arange(kept)[:, None] * (size / kept) - np.arange(size)[None]
+  angles = 2 * np.pi * frequencies * offsets[..., None] / size
+  return (np.cos(angles).sum(-1) / size).astype(np.float32)
+
+
 def polyphase_index(x: Map, stride: int = 2) -> Int[Array, " n"]:
   """Which polyphase component `adaptive_polyphase` takes of each image.
 
@@ -146,6 +286,13 @@ def polyphase_index(x: Map, stride: int = 2) -> Int[Array, " n"]:
 
 
 def _polyphase_components(x: Array, stride: int) -> list[Array]:
+  _check_sides(x, stride)
+  return [
+    x[:, i::stride, j::stride] for i in range(stride) for j in range(stride)
+  ]
+
+
+def _check_sides(x: Array, stride: int) -> None:
   _check_stride(stride)
   height, width = x.shape[1:3]
   if height % stride or width % stride:
@@ -154,9 +301,6 @@ def _polyphase_components(x: Array, stride: int) -> list[Array]:
       f" {stride}: make both sides multiples of {stride}, by padding or a"
       " larger canvas"
     )
-  return [
-    x[:, i::stride, j::stride] for i in range(stride) for j in range(stride)
-  ]
 
 
 def _check_stride(stride: int) -> None:

@@ -43,6 +43,38 @@ def pad_circular(x: Map, padding: int) -> Float[Array, "n p q c"]:
   return jnp.concatenate([x[:, :, -padding:], x, x[:, :, :padding]], axis=2)
 
 
+def pad_map(
+  x: Map, padding: int, extra: int = 0, *, border: str = "zero"
+) -> Float[Array, "n p q c"]:
+  """Adds positions around a map.
+
+  Args:
+    x: input maps.
+    padding: positions on each side.
+    extra: positions behind the last row and column, beyond `padding`.
+    border: what they hold: "zero", "circular" (the other side's) or "reflect"
+      (mirrored, the edge not repeated).
+
+  Returns:
+    Maps that are `2 * padding + extra` positions wider.
+
+  Raises:
+    ValueError: a map too small to be wrapped or mirrored so far.
+  """
+  if border == "circular" and not extra:
+    return pad_circular(x, padding)
+  behind = padding + extra
+  least = {"zero": 0, "circular": behind, "reflect": behind + 1}[border]
+  if min(x.shape[1:3]) < least and behind:
+    raise ValueError(
+      f"{border} padding of {behind} needs a map of at least {least} positions,"
+      f" got {x.shape[1]}x{x.shape[2]}"
+    )
+  mode = {"zero": "constant", "circular": "wrap", "reflect": "reflect"}[border]
+  sides = (padding, behind)
+  return jnp.pad(x, ((0, 0), sides, sides, (0, 0)), mode=mode)
+
+
 def convolution(
   x: Map,
   kernel: Float[Array, "k k c o"],
@@ -51,6 +83,7 @@ def convolution(
   stride: int = 1,
   padding: int = 0,
   circular: bool = False,
+  dilation: int = 1,
   train: bool = False,
 ) -> Float[Array, "n p q o"]:
   """Slides a kernel over a map: a cross-correlation, the kernel not flipped.
@@ -62,27 +95,33 @@ def convolution(
     stride: positions the kernel moves at each step.
     padding: positions added on each side, zeros or wrapped around.
     circular: whether the padding wraps around.
+    dilation: positions from one tap of the kernel to the next.
     train: whether to use the hand-written gradient (reverse mode only).
 
   Returns:
-    Maps of `output_size(h, k, padding, stride)` positions.
+    Maps of `output_size(h, dilation * (k - 1) + 1, padding, stride)`
+    positions.
 
   Raises:
     ValueError: circular padding wider than the map.
   """
   if circular:
     x, padding = pad_circular(x, padding), 0
-  if train and platform.on_cpu():
+  if train and platform.on_cpu() and dilation == 1:
     return _conv_cpu(x, kernel, bias, stride, padding)
-  return _conv(x, kernel, stride, padding) + bias[None, None, None]
+  maps = _conv(x, kernel, stride, padding, dilation)
+  return maps + bias[None, None, None]
 
 
-def _conv(x: Array, kernel: Array, stride: int, padding: int) -> Array:
+def _conv(
+  x: Array, kernel: Array, stride: int, padding: int, dilation: int = 1
+) -> Array:
   return lax.conv_general_dilated(
     x,
     kernel,
     (stride, stride),
     [(padding, padding)] * 2,
+    rhs_dilation=(dilation, dilation),
     dimension_numbers=_NHWC,
   )
 
@@ -145,7 +184,7 @@ def _conv_cpu_backward(
 _conv_cpu.defvjp(_conv_cpu_forward, _conv_cpu_backward)
 
 
-def _window_slices(x: Array, window: int, stride: int) -> list[Array]:
+def window_slices(x: Array, window: int, stride: int) -> list[Array]:
   """What each place of the pooling window sees: window**2 strided maps."""
   height, width = (output_size(n, window, 0, stride) for n in x.shape[1:3])
   return [
@@ -178,12 +217,12 @@ def max_pool(
   if train and window == stride and platform.on_cpu():
     height, width = (output_size(n, window, 0, stride) for n in x.shape[1:3])
     return _max_pool_cpu(x[:, : height * stride, : width * stride], window)
-  return functools.reduce(jnp.maximum, _window_slices(x, window, stride))
+  return functools.reduce(jnp.maximum, window_slices(x, window, stride))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _max_pool_cpu(x: Array, window: int) -> Array:
-  return functools.reduce(jnp.maximum, _window_slices(x, window, window))
+  return functools.reduce(jnp.maximum, window_slices(x, window, window))
 
 
 def _max_pool_cpu_forward(
@@ -199,7 +238,7 @@ def _max_pool_cpu_backward(
   x, y = saved
   taken = jnp.zeros(y.shape, bool)
   parts = []
-  for part in _window_slices(x, window, window):
+  for part in window_slices(x, window, window):
     is_max = (part == y) & ~taken
     parts.append(jnp.where(is_max, g, jnp.zeros_like(g)))
     taken |= is_max
@@ -228,7 +267,7 @@ def avg_pool(
   Returns:
     Maps of `output_size(h, window, 0, stride)` positions.
   """
-  total = functools.reduce(jnp.add, _window_slices(x, window, stride))
+  total = functools.reduce(jnp.add, window_slices(x, window, stride))
   return total / window**2
 
 
@@ -331,13 +370,18 @@ class Dense(nn.Module):
 
 
 class Conv(nn.Module):
-  """`convolution` with a kernel and a bias of its own (He initialisation)."""
+  """`convolution` with a kernel and a bias of its own (He initialisation).
+
+  `border` says what the padding holds; see `pad_map`.
+  """
 
   features: int
   kernel_size: int
   stride: int = 1
   padding: int = 0
-  circular: bool = False
+  border: str = "zero"
+  dilation: int = 1
+  use_bias: bool = True
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -345,13 +389,18 @@ class Conv(nn.Module):
     """Maps of `features` channels; see `convolution`."""
     shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
     kernel = self.param("kernel", nn.initializers.he_normal(), shape)
-    bias = self.param("bias", nn.initializers.zeros, (self.features,))
+    bias = jnp.zeros(self.features)
+    if self.use_bias:
+      bias = self.param("bias", nn.initializers.zeros, (self.features,))
+    padding = self.padding
+    if self.border != "zero":
+      x, padding = pad_map(x, padding, border=self.border), 0
     return convolution(
       x.astype(self.dtype),
       kernel.astype(self.dtype),
       bias.astype(self.dtype),
       stride=self.stride,
-      padding=self.padding,
-      circular=self.circular,
+      padding=padding,
+      dilation=self.dilation,
       train=train,
     )

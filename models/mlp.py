@@ -57,9 +57,11 @@ class MLP(nn.Module):
     """Geometry of every layer: none has positions."""
     return layer_geometries(self.specs, image_size)
 
-  def parameter_counts(self, image_size: int) -> dict[str, int]:
+  def parameter_counts(
+    self, image_size: int, channels: int = 1
+  ) -> dict[str, int]:
     """Learned numbers of every layer on a canvas of `image_size` pixels."""
-    return parameter_counts(self.specs, image_size)
+    return parameter_counts(self.specs, image_size, channels)
 
   @nn.compact
   def __call__(
