@@ -9,6 +9,7 @@ from experiments import building, datasets, training
 from experiments.config import DataConfig, ModelConfig, TrainConfig
 from experiments.errors import UsageError
 from experiments.training import NonFiniteLossError
+from models.cnn import CNN
 
 CONFIG = TrainConfig(epochs=2, batch_size=60, strategy="loop")
 
@@ -93,6 +94,34 @@ def test_a_batch_can_be_cut_into_pieces(mlp, small):
   logits, _ = mlp.apply(params, images)
   mean = training.cross_entropy(logits, labels).mean()
   assert float(whole[0]) == pytest.approx(float(mean), rel=1e-6)
+
+
+@pytest.mark.parametrize("strategy", ["loop", "scan"])
+def test_batch_normalisation_keeps_statistics_of_whole_batches(small, strategy):
+  """One step: what is kept is a tenth of the way to the batch's own moments."""
+  model = CNN(depth=1, width=3, norm="batch", pooling="none", head="gap")
+  one = dataclasses.replace(
+    small,
+    train=datasets.Split(small.train.images[:64], small.train.labels[:64]),
+  )
+  (result,) = train(
+    model, one, (0,), strategy=strategy, batch_size=64, epochs=1
+  )
+  assert set(result.initial) == {"params", "batch_stats"}
+  kept = result.trained["batch_stats"]["norm1"]
+  images = training.as_float(jnp.asarray(one.train.images))
+  start = jax.tree.map(jnp.asarray, result.initial)
+  maps = np.asarray(model.apply(start, images)[1]["conv1"], np.float64)
+  np.testing.assert_allclose(
+    kept["mean"], 0.1 * maps.mean((0, 1, 2)), rtol=1e-4, atol=1e-6
+  )
+  np.testing.assert_allclose(
+    kept["var"], 0.9 + 0.1 * maps.var((0, 1, 2)), rtol=1e-4
+  )
+  # They are not parameters: the optimizer and its decay leave them alone.
+  assert sum(model.parameter_counts(32).values()) == sum(
+    leaf.size for leaf in jax.tree.leaves(result.trained["params"])
+  )
 
 
 def test_auto_is_loop_on_a_cpu_and_scan_elsewhere(monkeypatch):

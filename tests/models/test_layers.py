@@ -163,3 +163,21 @@ def test_the_lectures_pooling_example():
   other = np.asarray(layers.max_pool(jnp.asarray(across), window=3, stride=3))
   assert other[0, 1, 1, 0] == 1
   assert other[0, 1, 2, 0] == 8
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_dilation_spreads_the_kernel(train):
+  """A kernel with zeros between its weights, and the same gradient."""
+  x, kernel, bias = _random(2, 9, 9, 3), _random(3, 3, 3, 4), _random(4)
+  spread = jnp.zeros((5, 5, 3, 4)).at[::2, ::2].set(kernel)
+
+  def value(kernel, dilation):
+    maps = layers.convolution(
+      x, kernel, bias, padding=2, dilation=dilation, train=train
+    )
+    return jnp.sin(maps).sum(), maps
+
+  ours, gradient = jax.value_and_grad(value, has_aux=True)(kernel, 2)
+  expected, full = jax.value_and_grad(value, has_aux=True)(spread, 1)
+  np.testing.assert_allclose(ours[1], expected[1], atol=1e-5)
+  np.testing.assert_allclose(gradient, full[::2, ::2], atol=1e-4)

@@ -6,7 +6,7 @@ import pytest
 
 from models.cnn import CNN
 from models.mlp import MLP
-from models.zoo import MODELS
+from models.zoo import FAMILIES, MODELS
 
 NETWORKS = {
   **{name: make() for name, make in MODELS.items()},
@@ -14,6 +14,13 @@ NETWORKS = {
   "avg": CNN(depth=2, width=4, pooling="avg", padding="circular"),
   "stride": CNN(depth=2, width=4, pooling="stride", padding="valid"),
   "bfloat16": CNN(depth=2, width=4, dtype=jnp.dtype("bfloat16")),
+  "residual": CNN(depth=3, width=4, residual=True, norm="group", head="gmp"),
+  "double": CNN(depth=4, width=2, width_schedule="double", pool_after="2/4"),
+  **{
+    f"{family}: {name}": make()
+    for family, members in FAMILIES.items()
+    for name, make in members.items()
+  },
 }
 
 
