@@ -67,12 +67,14 @@ def _layer_positions(table: pd.DataFrame) -> dict[str, int]:
   Layers of the same block stand side by side; a network that lacks a layer
   skips its place.
   """
-  order = {"conv": 0, "dense": 0, "relu": 1, "pool": 2}
+  order = ("conv", "dense", "norm", "add", "", "max", "avg", "pool")
 
   def key(name: str) -> tuple[int, int]:
     kind = name.rstrip("0123456789")
     number = name[len(kind) :]
-    return (int(number), order.get(kind, 3)) if number else (99, len(name))
+    # The empty name stands for whatever the activation is called.
+    place = order.index(kind if kind in order else "")
+    return (int(number), place) if number else (99, len(name))
 
   return {
     name: i for i, name in enumerate(sorted(set(table["layer"]), key=key))

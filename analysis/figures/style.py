@@ -56,6 +56,24 @@ _COLOURS = {
   "stride": "#ce6dbd",
 }
 
+# For other kinds of downsampling, in the order of a table.
+_MORE_COLOURS = ("#636363", "#8c6d31", "#17becf", "#9467bd", "#ad494a")
+
+_POOLINGS = {
+  "none": "no pooling",
+  "stride": "strided convolution",
+  "dilate": "dilated convolution",
+  "aps": "adaptive polyphase",
+  "lps": "learned polyphase",
+}
+
+_MODELS = {
+  "local": "untied weights",
+  "pyramid": "scale pyramid",
+  "p4cnn": "p4 group",
+  "p4mcnn": "p4m group",
+}
+
 _DATASETS = {
   "digits": "scikit-learn's digits",
   "mnist": "MNIST",
@@ -149,12 +167,17 @@ def architectures(table: pd.DataFrame) -> list[Style]:
   runs = table.drop_duplicates("run").to_dict("records")
   depths = sorted({row["depth"] for row in runs})
   labels = [_label(row) for row in runs]
+  kinds = dict.fromkeys(row["pooling"] for row in runs)
+  others = [kind for kind in kinds if kind not in _COLOURS]
+  colours = _COLOURS | {
+    kind: _MORE_COLOURS[i % len(_MORE_COLOURS)] for i, kind in enumerate(others)
+  }
   return [
     Style(
       row["run"],
       label if labels.count(label) == 1 else f"{label} ({row['run']})",
       int(row["depth"]),
-      _COLOURS.get(row["pooling"], "#636363"),
+      colours[row["pooling"]],
       MARKERS[depths.index(row["depth"]) % len(MARKERS)],
     )
     for row, label in zip(runs, labels, strict=True)
@@ -164,9 +187,12 @@ def architectures(table: pd.DataFrame) -> list[Style]:
 def _label(row: Mapping[Any, Any]) -> str:
   if row["model"] == "mlp":
     return f"fully connected, depth {row['depth']}"
-  names = {"none": "no pooling", "stride": "strided convolution"}
-  pooling = names.get(row["pooling"], f"{row['pooling']} pooling")
-  return f"{pooling}, depth {row['depth']}"
+  kind = row["pooling"]
+  # As in max_blur:3: what comes first, and the size.
+  words = kind.replace("_", " + ").replace(":", " ")
+  pooling = _POOLINGS.get(kind, f"{words} pooling")
+  parts = [_MODELS.get(row["model"], ""), pooling, f"depth {row['depth']}"]
+  return ", ".join(filter(None, parts))
 
 
 def legend(figure: Figure, styles: list[Style], *, stages: bool) -> None:

@@ -7,7 +7,8 @@ import pytest
 from matplotlib.image import imread
 
 from analysis import figures
-from analysis.figures import style
+from analysis.figures import layers, style
+from models.cnn import CNN
 
 RUNS = [("max", 1), ("none", 1), ("max", 2), ("none", 2)]
 ORBITS = {
@@ -191,6 +192,30 @@ def test_one_seed_is_drawn_and_said_to_have_no_interval(table, curves):
     text = draw(source[source["seed"] == 0]).get_supxlabel()
     if name != "sensitivity_map":
       assert "1 seed, so no interval" in text.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+  ("model", "pooling", "label"),
+  [
+    ("cnn", "max", "max pooling, depth 2"),
+    ("cnn", "max_blur:3", "max + blur 3 pooling, depth 2"),
+    ("cnn", "aps", "adaptive polyphase, depth 2"),
+    ("local", "none", "untied weights, no pooling, depth 2"),
+    ("p4mcnn", "avg", "p4m group, avg pooling, depth 2"),
+    ("mlp", "", "fully connected, depth 2"),
+  ],
+)
+def test_labels_say_what_a_network_is(model, pooling, label):
+  rows = pd.DataFrame([_run(pooling, 2) | {"model": model}])
+  assert [s.label for s in style.architectures(rows)] == [label]
+
+
+def test_layers_of_a_block_stand_in_forward_order():
+  names = CNN(
+    depth=2, norm="group", residual=True, pooling="max_blur", activation="gelu"
+  ).layer_names
+  table = pd.DataFrame({"layer": sorted(names)})
+  assert tuple(layers._layer_positions(table)) == names
 
 
 def test_colours_differ_in_lightness_so_that_grey_prints_work(table):
