@@ -1,16 +1,18 @@
-"""Question: does the README say what the stored tables and the code say?
+"""Question: do the documents say what the stored tables and the code say?
 
 Rewrites the parts of README.md between `<!-- NAME -->` and `<!-- /NAME -->`:
 results from results/quick-mnist, accuracy from results/accuracy-mnist, speed
-from results/benchmark.json, and the flags from their definitions. A test
-fails while the README is not what this command would write.
+from results/benchmark.json, and the flags from their definitions; and in
+docs/architectures.md the families of networks. A test fails while a document is
+not what this command would write.
 
   python -m experiments.readme
 
-Expected time: 5 s.
+Expected time: 10 s.
 """
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +32,19 @@ _FLAG_SECTIONS = (
 
 
 def main() -> None:
-  """Rewrites the generated parts; prints the README's path."""
-  path = Path(flags.FLAGS.root) / "README.md"
-  store.write_text(path, current(path))
-  print(path)
+  """Rewrites the generated parts; prints the documents' paths."""
+  for name in DOCUMENTS:
+    path = Path(flags.FLAGS.root) / name
+    store.write_text(path, current(path))
+    print(path)
 
 
 def current(path: Path) -> str:
-  """The README with its generated parts made anew.
+  """A document with its generated parts made anew.
 
   Args:
-    path: the README; results/ lies beside it.
+    path: the document, called as one of `DOCUMENTS`; the README has results/
+      beside it.
 
   Returns:
     Its text.
@@ -49,25 +53,21 @@ def current(path: Path) -> str:
     ExperimentError: a stored table is missing, or a part's marks are.
   """
   text = path.read_text(encoding="utf-8")
-  results = path.parent / "results"
-  for name, part in (
-    ("results", _results(results / "quick-mnist")),
-    ("accuracy", _accuracy(results / "accuracy-mnist")),
-    ("speed", _speed(results / "benchmark.json")),
-    ("flags", _flags()),
-  ):
+  document = next(name for name in DOCUMENTS if Path(name).name == path.name)
+  for name, make in DOCUMENTS[document].items():
     begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     pattern = re.compile(f"{begin}.*?{end}", re.S)
     if not pattern.search(text):
       raise ExperimentError(f"{path} has no part {begin} ... {end}")
-    whole = f"{begin}\n{part}\n{end}"
+    whole = f"{begin}\n{make(path.parent / 'results')}\n{end}"
     text = pattern.sub(lambda _, whole=whole: whole, text)
   return text
 
 
-def _results(folder: Path) -> str:
+def _results(results: Path) -> str:
   from experiments import reporting
 
+  folder = results / "quick-mnist"
   summary = store.read_table(folder / "summary.csv")
   curves = store.read_table(folder / "training.csv")
   provenance = store.read_json(folder / "provenance.json")
@@ -87,9 +87,10 @@ def _results(folder: Path) -> str:
   )
 
 
-def _accuracy(folder: Path) -> str:
+def _accuracy(results: Path) -> str:
   from analysis.statistics import t_interval
 
+  folder = results / "accuracy-mnist"
   lines = store.RunFolder(folder).metrics()
   last = max(line["epoch"] for line in lines)
   final = [line for line in lines if line["epoch"] == last]
@@ -111,12 +112,12 @@ def _hardware(provenance: dict[str, Any]) -> str:
   )
 
 
-def _speed(path: Path) -> str:
+def _speed(results: Path) -> str:
   lines = [
     "| job | ours | peer | ratio (95 % interval, rounds) |",
     "|---|---|---|---|",
   ]
-  for row in store.read_json(path):
+  for row in store.read_json(results / "benchmark.json"):
     ratio = f"{row['ratio']:.2f}"
     if row["rounds"] > 1:
       low, high = row["ratio_low"], row["ratio_high"]
@@ -131,7 +132,7 @@ def _speed(path: Path) -> str:
   return "\n".join(lines)
 
 
-def _flags() -> str:
+def _flags(_: Path) -> str:
   lines = ["| flag | default | what |", "|---|---|---|"]
   for section in _FLAG_SECTIONS:
     title = (section.__doc__ or "").splitlines()[0].rstrip(".")
@@ -141,6 +142,30 @@ def _flags() -> str:
       shown = f"`{default}`" if default != "" else ""
       lines.append(f"| `--{name}` | {shown} | {text[name]} |")
   return "\n".join(lines)
+
+
+def _families(_: Path) -> str:
+  from experiments import describing
+  from models.zoo import FAMILIES
+
+  tables = [
+    f"**{name}**\n\n"
+    + describing.as_markdown(describing.family_cells(name, 32))
+    for name in FAMILIES
+  ]
+  return "\n\n".join(tables)
+
+
+# The generated parts of each document, by name; from the results folder.
+DOCUMENTS: dict[str, dict[str, Callable[[Path], str]]] = {
+  "README.md": {
+    "results": _results,
+    "accuracy": _accuracy,
+    "speed": _speed,
+    "flags": _flags,
+  },
+  "docs/architectures.md": {"families": _families},
+}
 
 
 if __name__ == "__main__":

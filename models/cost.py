@@ -105,7 +105,9 @@ def _taps(step: Step) -> int:
   """Pairs of an output position and a tap on a real input, along one axis."""
   spec = step.spec
   size, out = ((w.spatial or (1, 1))[0] for w in (step.below, step.here))
-  if spec.border != "zero":  # padding holds copies of real inputs
+  # Padding holds copies of real inputs; or every tap has a weight of its own,
+  # also where it only ever meets zeros.
+  if spec.border != "zero" or spec.kind == "local":
     return out * spec.kernel_size
   return sum(
     0 <= i * spec.stride + j * spec.dilation - spec.padding < size

@@ -11,8 +11,9 @@ from experiments.errors import ExperimentError
 ROOT = Path(__file__).parent.parent
 
 
-def test_the_readme_is_what_its_command_writes():
-  path = ROOT / "README.md"
+@pytest.mark.parametrize("name", readme.DOCUMENTS)
+def test_a_document_is_what_its_command_writes(name):
+  path = ROOT / name
   assert readme.current(path) == path.read_text(encoding="utf-8"), (
     "run python -m experiments.readme"
   )

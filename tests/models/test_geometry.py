@@ -1,4 +1,5 @@
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -84,18 +85,19 @@ def test_geometry_is_where_an_impulse_arrives(pooling, padding, kernel_size):
     if where.spatial is None:
       continue
     assert activations[name].shape[1:3] == where.spatial
-    responds = np.asarray(activations[name]).any(axis=(2, 3))
+    responds: Any = np.asarray(activations[name]).any(axis=(2, 3))
     centres = where.offset + where.stride * np.arange(where.spatial[0])
     distance = np.abs(pixels[:, None] - centres)
     if padding == "circular":
       distance = np.minimum(distance, size - distance)
     reach = (where.receptive_field - 1) / 2
-    sees = distance <= reach
+    sees = np.asarray(distance <= reach)
     if pooling not in ("max", "none", "avg", "stride"):
       # A filter with an even number of taps mirrors asymmetrically at the edge,
       # and windows may leave the last rows out.
-      inside = np.abs(centres - (size - 1) / 2) <= (size - 1) / 2 - reach
-      assert inside.any() or reach > size / 4
+      from_centre = np.abs(np.asarray(centres) - (size - 1) / 2)
+      inside = np.flatnonzero(from_centre <= (size - 1) / 2 - reach)
+      assert inside.size or reach > size / 4
       responds, sees = responds[:, inside], sees[:, inside]
     np.testing.assert_array_equal(responds, sees, err_msg=name)
 
