@@ -229,6 +229,8 @@ def _no_action(
     return "the layer has no positions"
   if where is None:
     return "no geometry given for the layer"
+  if not np.isfinite(where.offset):
+    return "where its positions lie depends on the image"
   extent = tuple(n * where.stride for n in shape[:2])
   if o.border == "circular" and extent != tuple(image_shape):
     return (
