@@ -1,8 +1,8 @@
 """Question: do the documents say what the stored tables and the code say?
 
 Rewrites the parts of README.md between `<!-- NAME -->` and `<!-- /NAME -->`:
-results from results/quick-mnist, accuracy from results/accuracy-mnist, speed
-from results/benchmark.json, and the flags from their definitions; and in
+results from results/quick-mnist, accuracy from results/accuracy-mnist, lecture
+from results/lecture-mnist, speed from results/benchmark.json, and the flags from their definitions; and in
 docs/architectures.md the families of networks. A test fails while a document is
 not what this command would write.
 
@@ -144,6 +144,40 @@ def _flags(_: Path) -> str:
   return "\n".join(lines)
 
 
+def _lecture(results: Path) -> str:
+  from experiments import lecture_page
+
+  folder = results / "lecture-mnist"
+  numbers = store.read_table(folder / "numbers.csv")
+  shown = {
+    line["quantity"]: lecture_page.shown(line)
+    for line in numbers.to_dict("records")
+  }
+  lecture = store.read_json(folder / "provenance.json")["lecture"]
+  of = "filters, share of edge detectors"
+  return (
+    "A filter counts as an edge detector if the best derivative of a Gaussian"
+    " explains more of it than of 95 % of random filters (R-squared above"
+    f" {shown['random filters, 95th percentile']}). Share of the learned 5x5"
+    f" filters: {shown[f'trained {of}']}; of the same filters before training:"
+    f" {shown[f'untrained {of}']}. The largest difference between the maps of a"
+    " shifted digit and the shifted maps is"
+    f" {shown[_SHIFT]}. {_name(lecture)}"
+  )
+
+
+_SHIFT = (
+  "maps of the digit shifted by 4 px against maps shifted, largest difference"
+)
+
+
+def _name(lecture: dict[str, Any]) -> str:
+  return (
+    f"MNIST, {lecture['train_examples']:,} training images,"
+    f" {lecture['epochs']} epochs; mean and 95 % t interval over seeds."
+  )
+
+
 def _families(_: Path) -> str:
   from experiments import describing
   from models.zoo import FAMILIES
@@ -161,6 +195,7 @@ DOCUMENTS: dict[str, dict[str, Callable[[Path], str]]] = {
   "README.md": {
     "results": _results,
     "accuracy": _accuracy,
+    "lecture": _lecture,
     "speed": _speed,
     "flags": _flags,
   },
