@@ -1,10 +1,10 @@
 """Question: do the documents say what the stored tables and the code say?
 
 Rewrites the parts of README.md between `<!-- NAME -->` and `<!-- /NAME -->`:
-results from results/quick-mnist, accuracy from results/accuracy-mnist, lecture
-from results/lecture-mnist, speed from results/benchmark.json, and the flags from their definitions; and in
-docs/architectures.md the families of networks. A test fails while a document is
-not what this command would write.
+results, accuracy and lecture from the folders of results/ with MNIST in their
+name, speed from results/benchmark.json, and the flags from their definitions;
+and in docs/architectures.md the families of networks. A test fails while a
+document is not what this command would write.
 
   python -m experiments.readme
 
