@@ -18,10 +18,12 @@ from models.zoo import MODELS, Model
 _LEARNING_RATES = {"adamw": 4e-3, "sgd": 0.05}
 
 # The flags that each kind of architecture has; the others are fixed by name.
-_GROUP_FIELDS = ("pooling", "depth", "width", "kernel_size", "padding", "head")
+_GROUP_FIELDS = (
+  *("pooling", "depth", "width", "kernel_size", "padding", "head", "norm"),
+)
 _CNN_FIELDS = (
   *_GROUP_FIELDS,
-  *("pool_after", "width_schedule", "activation", "norm", "residual", "bias"),
+  *("pool_after", "width_schedule", "activation", "residual", "bias"),
 )
 _FIELDS = {
   "cnn": _CNN_FIELDS,

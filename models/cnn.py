@@ -1,6 +1,5 @@
 """The convolutional network: convolution, activation, pooling, repeated."""
 
-import math
 from typing import Any
 
 import flax.linen as nn
@@ -34,9 +33,6 @@ MAX_DEPTH = 8
 
 _BORDERS = {"circular": "circular", "reflect": "reflect"}
 _HEAD_KINDS = {"gap": "global_avg", "gmp": "global_max"}
-
-# Channels are normalised in so many groups, or fewer where they do not divide.
-_GROUPS = 8
 
 Activations = dict[str, Array]
 
@@ -209,16 +205,10 @@ class CNN(nn.Module):
         return self._convolve(spec, x, train)
       case "relu":
         return layers.relu(x, train=train)
-      case "batch_norm":
-        return nn.BatchNorm(
-          use_running_average=not train,
-          momentum=0.9,
-          dtype=self.dtype,
-          name=spec.name,
-        )(x)
-      case "group_norm":
-        groups = math.gcd(_GROUPS, x.shape[-1])
-        return nn.GroupNorm(groups, dtype=self.dtype, name=spec.name)(x)
+      case "batch_norm" | "group_norm":
+        return layers.normalise(
+          spec.kind, x, self.dtype, spec.name, train=train
+        )
       case "global_avg":
         return jnp.mean(x, axis=(1, 2))
       case "global_max":

@@ -45,7 +45,10 @@ def units(step: Step) -> int:
 
 # Layers whose copies are orientations side by side, or keep them.
 _OF_GROUPS = frozenset(
-  {"lifting_conv", "group_conv", "relu", "max_pool", "avg_pool"}
+  {
+    *("lifting_conv", "group_conv", "batch_norm", "group_norm", "relu"),
+    *("max_pool", "avg_pool"),
+  }
 )
 
 

@@ -36,6 +36,8 @@ class GroupCNN(nn.Module):
     padding: "same" (zeros) or "circular".
     head: what of all positions: "gap" the average, "gmp" the largest.
     group: "p4" for quarter turns, "p4m" for mirror images too.
+    norm: "none", "batch" or "group", as in `CNN`; a channel's orientations are
+      normalised together, which keeps the symmetry.
     dtype: of the computation; parameters and logits are float32.
   """
 
@@ -47,6 +49,7 @@ class GroupCNN(nn.Module):
   padding: str = "same"
   head: str = "gap"
   group: str = "p4"
+  norm: str = "none"
   dtype: Any = jnp.float32
 
   def __post_init__(self) -> None:
@@ -68,9 +71,13 @@ class GroupCNN(nn.Module):
           self.kernel_size,
           padding=self.kernel_size // 2,
           border="circular" if self.padding == "circular" else "zero",
+          bias=self.norm == "none",
           copies=copies,
         )
       )
+      if self.norm != "none":
+        kind = f"{self.norm}_norm"
+        result.append(LayerSpec(f"norm{i}", kind, copies=copies))
       result.append(LayerSpec(f"relu{i}", "relu", copies=copies))
       if self.pooling != "none":
         result.append(
@@ -137,9 +144,14 @@ class GroupCNN(nn.Module):
           spec.kernel_size,
           self.group,
           self.padding == "circular",
+          spec.bias,
           name=spec.name,
         )
         return conv(x, train=train)
+      case "batch_norm" | "group_norm":
+        return layers.normalise(
+          spec.kind, x, self.dtype, spec.name, train=train
+        )
       case "relu":
         return layers.relu(x, train=train)
       case "max_pool" | "avg_pool":
@@ -167,6 +179,7 @@ class GroupConv(nn.Module):
   kernel_size: int
   group: str
   circular: bool = False
+  use_bias: bool = True
 
   @nn.compact
   def __call__(self, x: Array, *, train: bool = False) -> Array:
@@ -181,7 +194,9 @@ class GroupConv(nn.Module):
       out_axis=-1,
     )
     kernel = self.param("kernel", init, shape).astype(x.dtype)
-    bias = self.param("bias", nn.initializers.zeros, (self.features,))
+    bias = jnp.zeros(self.features)
+    if self.use_bias:
+      bias = self.param("bias", nn.initializers.zeros, (self.features,))
     bias = bias.astype(x.dtype)
     options = {"circular": self.circular, "train": train}
     if lifts:
@@ -197,6 +212,7 @@ def _check(model: GroupCNN) -> None:
     ("padding", _PADDINGS),
     ("head", tuple(_HEADS)),
     ("group", tuple(group.ORIENTATIONS)),
+    ("norm", ("none", "batch", "group")),
   ):
     value = getattr(model, field)
     if value not in allowed:

@@ -10,6 +10,7 @@ theirs. Every function has two implementations of the same mathematics:
 """
 
 import functools
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -22,6 +23,9 @@ from models import platform
 from models.geometry import output_size
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
+
+# Channels are normalised in so many groups, or fewer where they do not divide.
+_GROUPS = 8
 
 Map = Float[Array, "n h w c"]
 
@@ -352,6 +356,30 @@ _dense_cpu.defvjp(_dense_cpu_forward, _dense_cpu_backward)
 def _sum_of_rows(x: Array) -> Array:
   """A product with ones: a sum over the leading axis is slow on a CPU."""
   return (jnp.ones((1, x.shape[0]), x.dtype) @ x)[0]
+
+
+def normalise(
+  kind: str, x: Float[Array, "..."], dtype: Any, name: str, *, train: bool
+) -> Array:
+  """Normalises each channel; call it inside a module, as it has parameters.
+
+  Args:
+    kind: "batch_norm", over the batch and all positions (in training; then by
+      running statistics), or "group_norm", over positions and a group of
+      channels of each image.
+    x: activations, channels last.
+    dtype: of the result.
+    name: the layer's.
+    train: whether the batch's own statistics are used, and kept.
+
+  Returns:
+    An array like `x`.
+  """
+  if kind == "batch_norm":
+    return nn.BatchNorm(
+      use_running_average=not train, momentum=0.9, dtype=dtype, name=name
+    )(x)
+  return nn.GroupNorm(math.gcd(_GROUPS, x.shape[-1]), dtype=dtype, name=name)(x)
 
 
 class Dense(nn.Module):

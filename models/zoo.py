@@ -111,7 +111,7 @@ _STRIDED = functools.partial(_RESOLUTION, pooling="stride")
 _FIELD = functools.partial(CNN, depth=2, width=24, head="gap")
 _POOLED = functools.partial(_FIELD, pooling="max:3/2")
 _UNPOOLED = functools.partial(_FIELD, pooling="none", kernel_size=7)
-_PLAIN = functools.partial(CNN, depth=3, width=22, head="gap")
+_PLAIN = functools.partial(CNN, depth=3, width=22, head="gap", norm="batch")
 _DEPTHS = {
   depth: functools.partial(
     CNN,
@@ -159,15 +159,17 @@ FAMILIES: Mapping[str, Mapping[str, Maker]] = {
     "shared": functools.partial(CNN, depth=2, width=8),
     "local": functools.partial(CNN, depth=2, width=8, weight_sharing=False),
   },
-  # Equal depth and pooling, parameters to 5 %: what is shared differs.
+  # Equal depth and pooling, parameters to 5 %: what is shared differs. With
+  # batch normalisation, as published; without it the more weights share a
+  # gradient the smaller the learning rate that trains them.
   "group": {
     "plain": _PLAIN,
     "p4": _matched(
-      functools.partial(GroupCNN, depth=3),
+      functools.partial(GroupCNN, depth=3, norm="batch"),
       _PLAIN,
     ),
     "p4m": _matched(
-      functools.partial(GroupCNN, depth=3, group="p4m"),
+      functools.partial(GroupCNN, depth=3, norm="batch", group="p4m"),
       _PLAIN,
     ),
   },

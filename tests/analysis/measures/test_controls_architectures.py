@@ -183,12 +183,17 @@ def _mirrored(images):
     *(("p4m", "max", stage) for stage in ("init", "trained")),
     ("p4m", "avg", "init"),
     ("p4", "none", "init"),
+    ("p4m", "max", "trained, batch"),
+    ("p4", "avg", "init, group"),
   ],
 )
 def test_group_networks_turn_with_the_image(
   networks, digits, name, pooling, stage
 ):
-  model = GroupCNN(depth=2, width=4, group=name, pooling=pooling)
+  stage, _, norm = stage.partition(", ")
+  model = GroupCNN(
+    depth=2, width=4, group=name, pooling=pooling, norm=norm or "none"
+  )
   network = networks(model, stage)
   copies = group.ORIENTATIONS[name]
   blocks = [k for k in model.layer_names if k[-1].isdecimal()]
