@@ -1,11 +1,12 @@
 """What every command shares: flags in, one-line errors and exit codes out."""
 
+import functools
 import os
 import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from absl import app, flags, logging
 
@@ -18,19 +19,39 @@ flags.DEFINE_bool("debug", False, "show the traceback of an error")
 _HELP = {"-h", "--h", "-help", "--help", "-helpfull", "--helpfull"}
 
 
-def run(main: Callable[[], None]) -> None:
+class Positional(NamedTuple):
+  """The one argument of a command that is no flag.
+
+  Attributes:
+    name: what it is called in messages.
+    choices: what it can be.
+  """
+
+  name: str
+  choices: Sequence[str]
+
+
+def run(
+  main: Callable[..., None], positional: Positional | None = None
+) -> None:
   """Runs a command: parses flags, calls `main`, exits.
 
   Exit code 0 for success, 2 for a wrong command line, 1 for a failure, 130 for
   an interrupt. Errors that the user can mend are one line on stderr.
 
   Args:
-    main: the command.
+    main: the command; called with the positional argument, if it has one.
+    positional: the argument that it needs beside flags.
   """
-  app.run(lambda _: _guarded(main), flags_parser=_parse)
+  app.run(
+    lambda argv: _guarded(functools.partial(main, *argv[1:])),
+    flags_parser=functools.partial(_parse, positional=positional),
+  )
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
+def _parse(
+  argv: Sequence[str], positional: Positional | None = None
+) -> list[str]:
   """Absl's parser, but errors are one line and help is no error."""
   if _HELP & set(argv):
     app.usage(shorthelp="full" not in " ".join(argv), writeto_stdout=True)
@@ -40,8 +61,16 @@ def _parse(argv: Sequence[str]) -> list[str]:
   except flags.Error as error:
     missing = re.match(r"flag --(\w+)=None: .* other than None", str(error))
     _fail(f"--{missing[1]} is required" if missing else str(error), USAGE)
-  if len(rest) > 1:
-    _fail(f"unexpected argument {rest[1]!r}; flags start with --", USAGE)
+  taken = 0 if positional is None else 1
+  if positional is not None:
+    known = ", ".join(positional.choices)
+    if len(rest) == 1:
+      _fail(f"{positional.name} is missing: one of {known}", USAGE)
+    if rest[1] not in positional.choices:
+      _fail(f"{positional.name}={rest[1]} is unknown; known are {known}", USAGE)
+  if len(rest) > 1 + taken:
+    unexpected = rest[1 + taken]
+    _fail(f"unexpected argument {unexpected!r}; flags start with --", USAGE)
   return rest
 
 
