@@ -7,14 +7,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from models import layers, pooling
-from models.geometry import (
-  POINTWISE,
-  LayerGeometry,
-  LayerSpec,
-  layer_geometries,
-  parameter_counts,
-)
+from models.geometry import POINTWISE, LayerSpec
 from models.scale import ScaleConv
+from models.specified import Specified
 from models.untied import LocallyConnected
 
 PADDINGS = ("same", "circular", "reflect", "valid", "full")
@@ -37,7 +32,7 @@ _HEAD_KINDS = {"gap": "global_avg", "gmp": "global_max"}
 Activations = dict[str, Array]
 
 
-class CNN(nn.Module):
+class CNN(Specified, nn.Module):
   """`depth` blocks of convolution, activation and pooling, then a linear head.
 
   The layer list `specs` is the one description of the network: the forward
@@ -147,26 +142,6 @@ class CNN(nn.Module):
       bias=self.bias and self.norm == "none",
       copies=len(self.scales) or 1,
     )
-
-  @property
-  def layer_names(self) -> tuple[str, ...]:
-    """Names of the activations in forward order."""
-    return tuple(spec.name for spec in self.specs)
-
-  def geometry(self, image_size: int) -> dict[str, LayerGeometry]:
-    """Geometry of every layer on a canvas of `image_size` pixels.
-
-    Raises:
-      ValueError: a layer would shrink its map below one position, or cannot
-        sample a map of that size.
-    """
-    return layer_geometries(self.specs, image_size)
-
-  def parameter_counts(
-    self, image_size: int, channels: int = 1
-  ) -> dict[str, int]:
-    """Learned numbers of every layer on a canvas of `image_size` pixels."""
-    return parameter_counts(self.specs, image_size, channels)
 
   @nn.compact
   def __call__(

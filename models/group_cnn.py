@@ -7,19 +7,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from models import group, layers
-from models.geometry import (
-  LayerGeometry,
-  LayerSpec,
-  layer_geometries,
-  parameter_counts,
-)
+from models.geometry import LayerGeometry, LayerSpec
+from models.specified import Specified
 
 _POOLINGS = {"max": "max_pool", "avg": "avg_pool", "none": ""}
 _PADDINGS = ("same", "circular")
 _HEADS = {"gap": "global_avg", "gmp": "global_max"}
 
 
-class GroupCNN(nn.Module):
+class GroupCNN(Specified, nn.Module):
   """`depth` blocks of group convolution, ReLU and pooling, then group pooling.
 
   The maps of blocks are returned as (n, h, w, orientations * channels), an
@@ -94,11 +90,6 @@ class GroupCNN(nn.Module):
     result.append(LayerSpec("logits", "dense", self.num_classes))
     return tuple(result)
 
-  @property
-  def layer_names(self) -> tuple[str, ...]:
-    """Names of the activations in forward order."""
-    return tuple(spec.name for spec in self.specs)
-
   def geometry(self, image_size: int) -> dict[str, LayerGeometry]:
     """Geometry of every layer on a canvas of `image_size` pixels.
 
@@ -112,13 +103,7 @@ class GroupCNN(nn.Module):
         " row left out breaks the symmetry: use a multiple of"
         f" {2**halvings} for --canvas, or a smaller --depth"
       )
-    return layer_geometries(self.specs, image_size)
-
-  def parameter_counts(
-    self, image_size: int, channels: int = 1
-  ) -> dict[str, int]:
-    """Learned numbers of every layer on a canvas of `image_size` pixels."""
-    return parameter_counts(self.specs, image_size, channels)
+    return super().geometry(image_size)
 
   @nn.compact
   def __call__(

@@ -7,15 +7,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from models import layers
-from models.geometry import (
-  LayerGeometry,
-  LayerSpec,
-  layer_geometries,
-  parameter_counts,
-)
+from models.geometry import LayerSpec
+from models.specified import Specified
 
 
-class MLP(nn.Module):
+class MLP(Specified, nn.Module):
   """`depth` hidden dense layers with ReLU on the flattened image.
 
   Attributes:
@@ -47,21 +43,6 @@ class MLP(nn.Module):
       result.append(LayerSpec(f"relu{i}", "relu"))
     result.append(LayerSpec("logits", "dense", self.num_classes))
     return tuple(result)
-
-  @property
-  def layer_names(self) -> tuple[str, ...]:
-    """Names of the activations in forward order."""
-    return tuple(spec.name for spec in self.specs)
-
-  def geometry(self, image_size: int) -> dict[str, LayerGeometry]:
-    """Geometry of every layer: none has positions."""
-    return layer_geometries(self.specs, image_size)
-
-  def parameter_counts(
-    self, image_size: int, channels: int = 1
-  ) -> dict[str, int]:
-    """Learned numbers of every layer on a canvas of `image_size` pixels."""
-    return parameter_counts(self.specs, image_size, channels)
 
   @nn.compact
   def __call__(
