@@ -178,6 +178,27 @@ def _name(lecture: dict[str, Any]) -> str:
   )
 
 
+def _reproduced(results: Path) -> str:
+  lines = [
+    "| statement | source | data | reproduced | effect that decided |",
+    "|---|---|---|---|---|",
+  ]
+  for folder in sorted((results / "reproduce").iterdir()):
+    name, _, dataset = folder.name.partition("-")
+    data = {"mnist": "MNIST"}.get(dataset, "digits")
+    data = "squares" if name == "red_green" else data
+    for line in store.read_table(folder / "claims.csv").to_dict("records"):
+      effect = f"{line['effect']:.3g}"
+      if line["low"] == line["low"]:
+        effect += f" ({line['low']:.3g} to {line['high']:.3g})"
+      lines.append(
+        f"| {line['statement']} | {line['source']} | {data}:"
+        f" [{name}](results/reproduce/{folder.name}/summary.md) |"
+        f" {line['outcome']} | {effect}, n = {line['n_seeds']} |"
+      )
+  return "\n".join(lines)
+
+
 def _families(_: Path) -> str:
   from experiments import describing
   from models.zoo import FAMILIES
@@ -196,6 +217,7 @@ DOCUMENTS: dict[str, dict[str, Callable[[Path], str]]] = {
     "results": _results,
     "accuracy": _accuracy,
     "lecture": _lecture,
+    "reproduced": _reproduced,
     "speed": _speed,
     "flags": _flags,
   },

@@ -5,10 +5,11 @@ and mirror images (P4M), classify rotated digits better than an ordinary
 network with as many parameters?
 
 Protocol: every image rotated once, by an angle drawn uniformly (fixed seed);
-12,000 training images. Three blocks of 3x3 convolution, ReLU and max pooling,
-global average, dense (`models.zoo.FAMILIES["group"]`: parameters equal to
-5 %); P4 and P4M take the largest over orientations before the average.
-Consistency is the share of images whose answer a quarter turn leaves alone.
+12,000 training images. Three blocks of 3x3 convolution, batch normalisation,
+ReLU and max pooling, global average, dense (`models.zoo.FAMILIES["group"]`:
+parameters equal to 5 %); P4 and P4M take the largest over orientations before
+the average. Consistency is the share of images whose answer a quarter turn
+leaves alone.
 
 Source: T. Cohen and M. Welling, "Group equivariant convolutional networks",
 ICML 2016: error of Z2CNN 5.03 %, of P4CNN with rotation pooling after every
@@ -17,10 +18,15 @@ layer 3.21 %, of P4CNN 2.28 %.
 Differs: MNIST's first 12,000 training images rotated here for the published
 set, which was made likewise, and its 10,000 test images for 50,000; bilinear
 rotation of the 28-pixel image on 32 pixels; three layers of 5,000 to 10,000
-parameters for seven of 25,000; no dropout or batch normalisation, 8 epochs.
+parameters for seven of 25,000; no dropout, 8 epochs.
 Published numbers are therefore of other networks: the order and the sign are
 compared. P4M is not in that table. With --dataset=digits, the default, it is
 not the published data set at all: 1,287 digits.
+
+Expected: P4 has a lower error than plain, by 14 points on digits (8 of 22 %)
+and by 5 on MNIST (7 of 13 %); P4M has on digits (12 %), not on MNIST, where
+mirror images are no digits. Quarter turns change no answer of either. 8 minutes
+on 2 cores that had other work as well.
 
 Full size: --dataset=mnist --data_dir=DIR --test_examples=50000 --epochs=50
 --seeds=10; 50,000 test images take the last 40,000 training images too.
