@@ -29,6 +29,9 @@ _CENTRES = np.linspace(-1.0, 1.0, 9)
 # wider one is a plane, and a centre outside shows one flank only.
 _LEAST, _MOST, _FARTHEST = 0.4, 4.0, 1.5
 
+# What an edge detector must beat: the fit of 95 % of random filters.
+RANDOM_FILTERS, PERCENTILE = 400, 95
+
 
 class EdgeFit(NamedTuple):
   """The derivative of a Gaussian that is closest to a filter.
@@ -108,6 +111,30 @@ def fit_edge(kernel: Float[np.ndarray, "k k"]) -> EdgeFit:
     (row, column),
     fitted + weights.mean(),
   )
+
+
+def random_filters(size: int) -> Float[np.ndarray, "n k k"]:
+  """Filters of independent normal weights, always the same ones.
+
+  Args:
+    size: width.
+  """
+  shape = (RANDOM_FILTERS, size, size)
+  return np.random.default_rng(0).normal(size=shape)
+
+
+@functools.cache
+def random_level(size: int) -> float:
+  """The R-squared that 95 % of random filters do not exceed.
+
+  Args:
+    size: width of the filters.
+
+  Returns:
+    0 to 1; what a filter must exceed to count as an edge detector.
+  """
+  fits = [fit_edge(kernel).r_squared for kernel in random_filters(size)]
+  return float(np.percentile(fits, PERCENTILE))
 
 
 def derivative_of_gaussian(

@@ -32,15 +32,15 @@ flags.DEFINE_string("output", "results/benchmark.json", "file to write")
 
 def main() -> None:
   """Runs the comparisons, prints a line each and writes the table."""
-  from experiments import comparing, store
+  from experiments import benchmarking, store
 
   rows = []
   for name in flags.FLAGS.jobs:
-    for row in comparing.run(name, flags.FLAGS.rounds, flags.FLAGS.cores):
-      print(comparing.line(row), flush=True)
+    for row in benchmarking.run(name, flags.FLAGS.rounds, flags.FLAGS.cores):
+      print(benchmarking.line(row), flush=True)
       rows.append(row)
   path = Path(flags.FLAGS.output)
-  store.write_json(path, comparing.merged(path, rows))
+  store.write_json(path, benchmarking.merged(path, rows))
   print(path)
 
 

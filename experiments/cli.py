@@ -20,19 +20,19 @@ _HELP = {"-h", "--h", "-help", "--help", "-helpfull", "--helpfull"}
 
 
 class Positional(NamedTuple):
-  """The one argument of a command that is no flag.
+  """An argument of a command that is no flag.
 
   Attributes:
     name: what it is called in messages.
-    choices: what it can be.
+    choices: what it can be; empty for anything.
   """
 
   name: str
-  choices: Sequence[str]
+  choices: Sequence[str] = ()
 
 
 def run(
-  main: Callable[..., None], positional: Positional | None = None
+  main: Callable[..., None], positional: Sequence[Positional] = ()
 ) -> None:
   """Runs a command: parses flags, calls `main`, exits.
 
@@ -40,8 +40,8 @@ def run(
   an interrupt. Errors that the user can mend are one line on stderr.
 
   Args:
-    main: the command; called with the positional argument, if it has one.
-    positional: the argument that it needs beside flags.
+    main: the command; called with the positional arguments, if it has any.
+    positional: the arguments that it needs beside flags, in order.
   """
   app.run(
     lambda argv: _guarded(functools.partial(main, *argv[1:])),
@@ -50,7 +50,7 @@ def run(
 
 
 def _parse(
-  argv: Sequence[str], positional: Positional | None = None
+  argv: Sequence[str], positional: Sequence[Positional] = ()
 ) -> list[str]:
   """Absl's parser, but errors are one line and help is no error."""
   if _HELP & set(argv):
@@ -61,15 +61,15 @@ def _parse(
   except flags.Error as error:
     missing = re.match(r"flag --(\w+)=None: .* other than None", str(error))
     _fail(f"--{missing[1]} is required" if missing else str(error), USAGE)
-  taken = 0 if positional is None else 1
-  if positional is not None:
-    known = ", ".join(positional.choices)
-    if len(rest) == 1:
-      _fail(f"{positional.name} is missing: one of {known}", USAGE)
-    if rest[1] not in positional.choices:
-      _fail(f"{positional.name}={rest[1]} is unknown; known are {known}", USAGE)
-  if len(rest) > 1 + taken:
-    unexpected = rest[1 + taken]
+  for i, wanted in enumerate(positional, start=1):
+    known = ", ".join(wanted.choices)
+    if len(rest) <= i:
+      hint = f": one of {known}" if known else ""
+      _fail(f"{wanted.name} is missing{hint}", USAGE)
+    if known and rest[i] not in wanted.choices:
+      _fail(f"{wanted.name}={rest[i]} is unknown; known are {known}", USAGE)
+  if len(rest) > 1 + len(positional):
+    unexpected = rest[1 + len(positional)]
     _fail(f"unexpected argument {unexpected!r}; flags start with --", USAGE)
   return rest
 

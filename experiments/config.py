@@ -189,9 +189,12 @@ def from_flags(cls: type[T]) -> T:
   return cls(**{name: flags.FLAGS[name].value for name in field_defaults(cls)})
 
 
-def define_seed_flags(seeds: int) -> None:
-  """Defines --seeds and --seed."""
-  flags.DEFINE_integer("seeds", seeds, "use seeds 0 to N - 1", lower_bound=1)
+def define_seed_flags(seeds: int | None) -> None:
+  """Defines --seeds and --seed; None leaves their number to the preset."""
+  text = "use seeds 0 to N - 1"
+  if seeds is None:
+    text += "; the preset's number if not given"
+  flags.DEFINE_integer("seeds", seeds, text, lower_bound=1)
   flags.DEFINE_integer(
     "seed", None, "use this one seed", lower_bound=0, upper_bound=2**32 - 1
   )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import figures
+from analysis import figures, filters
 from analysis.figures import lecture as drawings
 from experiments import lectures, runs, store
 from experiments.config import (
@@ -59,7 +59,7 @@ def compute(
   run = runs.make_run(workdir / "run", data, config, train, dataset)
   missing = runs.missing_seeds(run, seeds)
   if missing:
-    total = runs.cost(run, dataset, missing, MeasureConfig(), [])
+    total = runs.expected_seconds(run, dataset, missing, MeasureConfig(), [])
     with Progress(total, len(missing)) as bar:
       runs.train(run, dataset, missing, bar)
   kernels = {
@@ -81,10 +81,10 @@ def _arrays(
 ) -> tuple[Arrays, pd.DataFrame]:
   own = kernels["trained"][0]
   size = own.shape[-1]
-  random = lectures.random_filters(size)
+  random = filters.random_filters(size)
   r_squared = {
-    name: np.array([fit.r_squared for fit in lectures.fits(filters)])
-    for name, filters in {
+    name: np.array([fit.r_squared for fit in lectures.fits(bank)])
+    for name, bank in {
       "random": random,
       "untrained": kernels["init"].reshape(-1, size, size),
       "trained": kernels["trained"].reshape(-1, size, size),

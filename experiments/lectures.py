@@ -20,10 +20,6 @@ from models import layers
 from models.geometry import output_size
 from models.zoo import MODELS
 
-# What an edge detector must beat, fixed beforehand: the fit of 95 % of random
-# filters.
-RANDOM_FILTERS, PERCENTILE = 400, 95
-
 # Pixels that the copy of the digit is shifted to the right.
 SHIFT = 4
 
@@ -328,12 +324,6 @@ def fits(kernels: Float[np.ndarray, "n k k"]) -> list[filters.EdgeFit]:
   return [filters.fit_edge(kernel) for kernel in kernels]
 
 
-def random_filters(size: int) -> Float[np.ndarray, "n k k"]:
-  """Filters of independent normal weights, always the same ones."""
-  shape = (RANDOM_FILTERS, size, size)
-  return np.random.default_rng(0).normal(size=shape)
-
-
 def edge_numbers(
   by_seed: dict[str, Float[np.ndarray, "s n"]],
   random: Float[np.ndarray, " r"],
@@ -345,7 +335,7 @@ def edge_numbers(
     random: those of random filters.
   """
   name = "edge detectors"
-  level = float(np.percentile(random, PERCENTILE))
+  level = float(np.percentile(random, filters.PERCENTILE))
   rows = [
     row(
       name,
@@ -356,7 +346,7 @@ def edge_numbers(
     ),
     row(
       name,
-      f"random filters, {PERCENTILE}th percentile",
+      f"random filters, {filters.PERCENTILE}th percentile",
       level,
       "the level of an edge detector",
       n=len(random),

@@ -121,7 +121,7 @@ def _measure_run() -> None:
     )
   parts = runs.missing_parts(run, seeds, wanted)
   if parts:
-    total = runs.cost(run, dataset, [], wanted, parts)
+    total = runs.expected_seconds(run, dataset, [], wanted, parts)
     with Progress(total, len(parts)) as bar:
       runs.measure(run, dataset, wanted, parts, bar)
   table = runs.join(run, seeds)

@@ -1,16 +1,18 @@
 """Question: do the documents say what the stored tables and the code say?
 
 Rewrites the parts of README.md between `<!-- NAME -->` and `<!-- /NAME -->`:
-results, accuracy and lecture from the folders of results/ with MNIST in their
-name, speed from results/benchmark.json, and the flags from their definitions;
-and in docs/architectures.md the families of networks. A test fails while a
-document is not what this command would write.
+verdicts and results from results/mnist, accuracy and lecture from the folders
+with MNIST in their name, speed from results/benchmark.json, and the flags from
+their definitions; likewise the families of networks in docs/architectures.md,
+the claims in docs/claims.md and the published findings in results/README.md. A
+test fails while a document is not what this command would write.
 
   python -m experiments.readme
 
 Expected time: 10 s.
 """
 
+import functools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,8 @@ from typing import Any
 
 from absl import flags
 
+from analysis.claims.base import SUPPORTED, VERDICTS
+from analysis.claims.verdicts import DECIDES
 from experiments import cli, config, store
 from experiments.errors import ExperimentError
 
@@ -33,18 +37,18 @@ _FLAG_SECTIONS = (
 
 def main() -> None:
   """Rewrites the generated parts; prints the documents' paths."""
+  root = Path(flags.FLAGS.root)
   for name in DOCUMENTS:
-    path = Path(flags.FLAGS.root) / name
-    store.write_text(path, current(path))
-    print(path)
+    store.write_text(root / name, current(root, name))
+    print(root / name)
 
 
-def current(path: Path) -> str:
+def current(root: Path, name: str) -> str:
   """A document with its generated parts made anew.
 
   Args:
-    path: the document, called as one of `DOCUMENTS`; the README has results/
-      beside it.
+    root: the folder with results/.
+    name: the document, one of `DOCUMENTS`.
 
   Returns:
     Its text.
@@ -52,37 +56,112 @@ def current(path: Path) -> str:
   Raises:
     ExperimentError: a stored table is missing, or a part's marks are.
   """
+  path = root / name
   text = path.read_text(encoding="utf-8")
-  document = next(name for name in DOCUMENTS if Path(name).name == path.name)
-  for name, make in DOCUMENTS[document].items():
-    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+  for part, make in DOCUMENTS[name].items():
+    begin, end = f"<!-- {part} -->", f"<!-- /{part} -->"
     pattern = re.compile(f"{begin}.*?{end}", re.S)
     if not pattern.search(text):
       raise ExperimentError(f"{path} has no part {begin} ... {end}")
-    whole = f"{begin}\n{make(path.parent / 'results')}\n{end}"
+    whole = f"{begin}\n{make(root / 'results')}\n{end}"
     text = pattern.sub(lambda _, whole=whole: whole, text)
   return text
 
 
-def _results(results: Path) -> str:
+def _lead(results: Path) -> str:
+  """The verdicts in a few lines, those that are not as claimed by name."""
+  found = _judged(results)
+  rows = found.claims.to_dict("records")
+  names = {
+    verdict: [row for row in rows if row["verdict"] == verdict]
+    for verdict in VERDICTS
+  }
+  counts = [f"{len(v)} {name}" for name, v in names.items() if v]
+  lines = [
+    f"Of {len(rows)} claims, on MNIST with"
+    f" {int(found.claims['n_seeds'].max())} seeds a network:"
+    f" {', '.join(counts)}."
+  ]
+  for verdict in VERDICTS:
+    if verdict != SUPPORTED and names[verdict]:
+      lines += ["", f"**{verdict.capitalize()}:**", ""]
+      lines += [
+        f"* {row['statement']}{_parts(found.effects, row['claim'])}"
+        for row in names[verdict]
+      ]
+  return "\n".join(lines)
+
+
+def _parts(effects: Any, claim: str) -> str:
+  """What each part of a claim says, if it has several."""
+  own = effects[(effects["claim"] == claim) & (effects["role"] == DECIDES)]
+  if len(own) < 2:
+    return ""
+  parts = [
+    f"{row['label']} {row['effect']:.2g} ({row['verdict']})"
+    for row in own.to_dict("records")
+  ]
+  return f": {'; '.join(parts)}"
+
+
+def _verdicts(results: Path) -> str:
+  from experiments import summaries
+
+  return "\n".join(summaries.verdict_table(_judged(results).claims))
+
+
+@functools.cache
+def _judged(results: Path) -> Any:
+  """The verdicts that the stored measurements give, not those stored."""
   from experiments import reporting
 
-  folder = results / "quick-mnist"
+  return reporting.judge(reporting.read(results / "mnist"))
+
+
+def _catalogue(_: Path) -> str:
+  """Every claim with its source, its rule and its margins."""
+  from analysis.claims import CLAIMS
+
+  lines = []
+  for i, claim in enumerate(CLAIMS, start=1):
+    lines += [
+      f"### {i}. {claim.statement}",
+      "",
+      f"`{claim.id}`, from: {claim.source}. {claim.quantity}",
+      "",
+      f"Smallest effect of interest: {claim.reason}. Tested by"
+      f" `--preset={claim.preset}`.",
+      "",
+    ]
+    if claim.parts:
+      lines += ["| part | rule | margin |", "|---|---|---|"]
+    for part in claim.parts:
+      margin = f"{part.margin:g} {part.unit}".strip()
+      lines.append(f"| {part.label} | {part.rule} | {margin} |")
+    lines += [""] if claim.parts else []
+  return "\n".join(lines).rstrip()
+
+
+def _results(results: Path) -> str:
+  from experiments import summaries
+
+  folder = results / "mnist"
   summary = store.read_table(folder / "summary.csv")
   curves = store.read_table(folder / "training.csv")
+  curves = curves[curves["run"].isin(summary["run"])]
   provenance = store.read_json(folder / "provenance.json")
   study = provenance["study"]
-  minutes = sum(sum(m["seconds"].values()) for m in study["models"]) / 60
+  minutes = sum(sum(m["seconds"].values()) for m in study["cells"]) / 60
   images = int(summary["n_images"].max())
   return "\n".join(
     [
-      *reporting.output_table(summary, curves, study),
+      *summaries.output_table(summary, curves, study),
       "",
       f"MNIST, {study['data']['train_examples']:,} training images,"
       f" {study['train']['epochs']} epochs, {images} test images measured; mean"
       f" and 95 % t interval over n = {len(study['seeds'])} seeds, in brackets"
       f" the untrained networks. {_hardware(provenance)}; {minutes:.0f} min of"
-      " training and measuring.",
+      f" training and measuring all {len(study['cells'])} networks.",
     ]
   )
 
@@ -193,7 +272,7 @@ def _reproduced(results: Path) -> str:
         effect += f" ({line['low']:.3g} to {line['high']:.3g})"
       lines.append(
         f"| {line['statement']} | {line['source']} | {data}:"
-        f" [{name}](results/reproduce/{folder.name}/summary.md) |"
+        f" [{name}](reproduce/{folder.name}/summary.md) |"
         f" {line['outcome']} | {effect}, n = {line['n_seeds']} |"
       )
   return "\n".join(lines)
@@ -214,14 +293,17 @@ def _families(_: Path) -> str:
 # The generated parts of each document, by name; from the results folder.
 DOCUMENTS: dict[str, dict[str, Callable[[Path], str]]] = {
   "README.md": {
+    "lead": _lead,
+    "verdicts": _verdicts,
     "results": _results,
     "accuracy": _accuracy,
     "lecture": _lecture,
-    "reproduced": _reproduced,
     "speed": _speed,
     "flags": _flags,
   },
   "docs/architectures.md": {"families": _families},
+  "docs/claims.md": {"catalogue": _catalogue},
+  "results/README.md": {"reproduced": _reproduced},
 }
 
 

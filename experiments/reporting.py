@@ -1,21 +1,25 @@
-"""Tables in, figures and summaries out: no model in memory."""
+"""Tables in; verdicts, figures, summaries and the report out.
 
-import json
-from collections.abc import Callable, Mapping
+No model is in memory, and equal tables give equal bytes.
+"""
+
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import figures, statistics
-from analysis.figures import style
+from analysis import claims, figures, report, statistics
+from analysis.claims import controls, verdicts
+from analysis.claims.evidence import Evidence
+from analysis.claims.verdicts import Verdicts
 from analysis.tables import LOST_INTENSITY, lost_beyond
-from experiments import cli, store
+from experiments import cli, report_page, store, summaries
 from experiments.errors import ExperimentError
 
-# Figure file -> drawing function and the table it is drawn from.
+# Figures over all layers: drawing function, and the table it is drawn from.
 FIGURES: dict[str, tuple[Callable[[pd.DataFrame], Figure], str]] = {
   "invariance_by_layer": (figures.invariance_by_layer, "measurements.parquet"),
   "dose_response": (figures.dose_response, "measurements.parquet"),
@@ -27,16 +31,38 @@ FIGURES: dict[str, tuple[Callable[[pd.DataFrame], Figure], str]] = {
   "training_curves": (figures.training_curves, "training.csv"),
 }
 
+# What a report is made of.
+TABLES = (
+  "measurements.parquet",
+  "training.csv",
+  "networks.csv",
+  "exact.csv",
+)
 
-def write_report(workdir: Path) -> list[Path]:
-  """Draws every figure and summary that the stored tables allow.
 
-  Args:
-    workdir: a results folder with measurements.parquet, training.csv and
-      provenance.json.
+class Results(NamedTuple):
+  """A study's stored tables.
 
-  Returns:
-    The files written.
+  Attributes:
+    tables: by file name.
+    provenance: of the study.
+    runs: the run of each cell.
+    overview: the runs that the figures over all layers show.
+  """
+
+  tables: dict[str, pd.DataFrame]
+  provenance: dict[str, Any]
+  runs: dict[str, str]
+  overview: list[str]
+
+  def shown(self, name: str) -> pd.DataFrame:
+    """The rows of a table that are of the overview's runs."""
+    table = self.tables[name]
+    return table[table["run"].isin(self.overview)]
+
+
+def read(workdir: Path) -> Results:
+  """Reads a study's tables.
 
   Raises:
     ExperimentError: a table is missing or damaged.
@@ -46,33 +72,128 @@ def write_report(workdir: Path) -> list[Path]:
       f"{workdir} holds no measurements.parquet: give the --workdir of a study,"
       " or run python -m experiments.study first"
     )
-  tables = {
-    name: store.read_table(workdir / name)
-    for name in ("measurements.parquet", "training.csv")
-  }
+  tables = {name: store.read_table(workdir / name) for name in TABLES}
   provenance = store.read_json(workdir / "provenance.json")
+  try:
+    study = provenance["study"]
+    runs = {cell["cell"]: cell["run"] for cell in study["cells"]}
+    overview = [runs[name] for name in study["overview"]]
+  except (KeyError, TypeError) as error:
+    raise ExperimentError(
+      f"{workdir / 'provenance.json'} is not a study of this version:"
+      f" {error} is missing; run the study again"
+    ) from error
+  return Results(tables, provenance, runs, overview)
+
+
+def judge(results: Results) -> Verdicts:
+  """The verdicts on all claims."""
+  return verdicts.judge(claims.CLAIMS, _evidence(results))
+
+
+def _evidence(results: Results) -> Evidence:
+  return Evidence(
+    results.tables["measurements.parquet"],
+    results.tables["networks.csv"],
+    results.tables["exact.csv"],
+    results.runs,
+  )
+
+
+def write_report(workdir: Path) -> list[Path]:
+  """Judges the claims and draws everything that the stored tables allow.
+
+  Args:
+    workdir: a results folder with the files of `TABLES` and provenance.json.
+
+  Returns:
+    The files written; report.html last.
+
+  Raises:
+    ExperimentError: a table is missing or damaged.
+  """
+  results = read(workdir)
+  found = judge(results)
+  pictures = _draw(results, found)
   written = []
-  for name, (draw, source) in FIGURES.items():
-    if not _drawable(name, tables[source]):
-      continue
-    for suffix, content in figures.render(draw(tables[source])).items():
+  for name, files in pictures.items():
+    for suffix, content in files.items():
       path = workdir / "figures" / f"{name}{suffix}"
       store.write_bytes(path, content)
       written.append(path)
-  summary = statistics.summarize(tables["measurements.parquet"])
-  store.write_table(workdir / "summary.csv", _rounded(summary))
-  lost = lost_intensity(tables["measurements.parquet"])
+  measurements = results.tables["measurements.parquet"]
+  summary = statistics.summarize(results.shown("measurements.parquet"))
+  checked = controls.check(_evidence(results), measurements)
+  for name, table in (
+    ("claims", found.claims),
+    ("effects", found.effects),
+    ("effect_values", found.values),
+    ("controls", checked),
+    ("summary", summary),
+  ):
+    path = workdir / f"{name}.csv"
+    store.write_table(path, _rounded(table))
+    written.append(path)
+  _warn_of(checked)
+  lost = lost_intensity(results.shown("measurements.parquet"))
   if lost:
     cli.warn(lost)
-  text = markdown(
+  text = summaries.markdown(
+    found.claims,
     summary,
-    tables["training.csv"],
-    provenance,
-    [path for path in written if path.suffix == ".png"],
+    results.shown("training.csv"),
+    results.provenance,
+    [p for p in written if p.suffix == ".png"],
     note=lost,
   )
   store.write_text(workdir / "summary.md", text)
-  return [*written, workdir / "summary.csv", workdir / "summary.md"]
+  html = report.page(
+    report_page.assemble(
+      report_page.Content(
+        found,
+        summary,
+        checked,
+        results.tables["networks.csv"],
+        {name: files[".png"] for name, files in pictures.items()},
+        results.provenance,
+        lost,
+      )
+    )
+  )
+  store.write_text(workdir / "report.html", html)
+  return [*written, workdir / "summary.md", workdir / "report.html"]
+
+
+def _draw(results: Results, found: Verdicts) -> dict[str, dict[str, bytes]]:
+  """Every figure as files by suffix."""
+  pictures = {}
+  for name, (draw, source) in FIGURES.items():
+    table = results.shown(source)
+    if _drawable(name, table):
+      shaded = name == "sensitivity_map"
+      pictures[name] = figures.render(draw(table), few_colours=not shaded)
+  drawn = set(found.claims["claim"][found.claims["figure"] != ""])
+  for claim in claims.CLAIMS:
+    if claim.id in drawn:
+      pictures[f"claim_{claim.id}"] = figures.render(
+        figures.claim_figure(
+          claim,
+          found.effects,
+          found.values,
+          results.tables["measurements.parquet"],
+          results.runs,
+        ),
+        few_colours=True,
+      )
+  return pictures
+
+
+def _warn_of(checked: pd.DataFrame) -> None:
+  for row in checked[~checked["holds"].astype(bool)].to_dict("records"):
+    cli.warn(
+      f"control fails, so do not believe this study: {row['control']} is"
+      f" {row['obtained']:.3g}, expected {row['expected']}"
+    )
 
 
 def lost_intensity(table: pd.DataFrame) -> str:
@@ -109,154 +230,11 @@ def _drawable(name: str, table: pd.DataFrame) -> bool:
   return bool((table["measure"] == "invariance_error").any())
 
 
-def _rounded(summary: pd.DataFrame) -> pd.DataFrame:
+def _rounded(table: pd.DataFrame) -> pd.DataFrame:
   """Six significant digits: enough to redraw, the same on every machine."""
 
   def digits(value: float) -> float:
     return float(f"{value:.6g}")
 
-  numbers = summary.select_dtypes(np.floating).columns
-  return summary.assign(**{c: summary[c].map(digits) for c in numbers})
-
-
-def markdown(
-  summary: pd.DataFrame,
-  curves: pd.DataFrame,
-  provenance: dict[str, Any],
-  pictures: list[Path],
-  *,
-  note: str = "",
-) -> str:
-  """The short summary: what ran, accuracy, invariance at the output, figures.
-
-  Args:
-    summary: of `statistics.summarize`.
-    curves: one row a run, seed and epoch.
-    provenance: of the study.
-    pictures: the figures to show.
-    note: something to mind when reading them.
-
-  Returns:
-    Markdown text.
-  """
-  study, data = provenance["study"], provenance["data"]
-  lines = [
-    f"# {study['preset']}: {data['dataset']}",
-    "",
-    f"{len(study['models'])} architectures, seeds"
-    f" {', '.join(map(str, study['seeds']))}; {data['train_examples']:,}"
-    f" training and {data['test_examples']:,} test images ({data['source']},"
-    f" order: {data['order']}), {study['train']['epochs']} epochs of"
-    f" {study['train']['optimizer']}; invariance measured on"
-    f" {int(summary['n_images'].max()):,} of the test images. Intervals are"
-    " 95 % t intervals over seeds.",
-    "",
-    "## Accuracy and invariance of the output",
-    "",
-    *output_table(summary, curves, study),
-    "",
-    "Invariance error: 0 is invariant, 1 as far as another image. It is that of"
-    " the logits; in brackets that of the same networks before training.",
-    *(["", note] if note else []),
-    "",
-    "## Equivariance of the convolutions",
-    "",
-    *_equivariance_table(summary),
-    "",
-    "Trained networks; the floor is what resampling alone costs an ideal layer"
-    " of the same resolution.",
-    "",
-    "## Figures",
-    "",
-  ]
-  for path in pictures:
-    title = path.stem.replace("_", " ")
-    lines += [f"![{title}](figures/{path.name})", ""]
-  lines += [
-    "## Provenance",
-    "",
-    "```json",
-    json.dumps(provenance, indent=2),
-    "```",
-    "",
-    "Drawn from `measurements.parquet` and `training.csv` by"
-    " `python -m experiments.report`.",
-  ]
-  return "\n".join(lines) + "\n"
-
-
-def output_table(
-  summary: pd.DataFrame, curves: pd.DataFrame, study: dict[str, Any]
-) -> list[str]:
-  """Lines of a Markdown table: accuracy and invariance of the output.
-
-  Args:
-    summary: of `statistics.summarize`.
-    curves: one row a run, seed and epoch.
-    study: the provenance's description of the study.
-
-  Returns:
-    A line an architecture, after two of heading.
-  """
-  parameters = {m["run"]: m["parameters"] for m in study["models"]}
-  logits = summary[
-    (summary["measure"] == "invariance_error")
-    & (summary["layer"] == "logits")
-    & (summary["orbit"] == summary["transform"])
-  ]
-  last = curves[curves["epoch"] == curves["epoch"].max()]
-  names = style.families(logits)
-  doses = [f"{n} by {style.at_reference(logits, n)[1]}" for n in names]
-  lines = [
-    "| architecture | parameters | test accuracy (%) | "
-    + " | ".join(f"invariance error, {dose}" for dose in doses)
-    + " |",
-    "|---" * (3 + len(names)) + "|",
-  ]
-  for architecture in style.architectures(curves):
-    run = architecture.run
-    accuracies = last["test_accuracy"][last["run"] == run] * 100
-    accuracy = statistics.t_interval(list(accuracies))
-    cells = [
-      architecture.label,
-      f"{parameters[run]:,}",
-      _interval(accuracy._asdict(), ".2f"),
-    ]
-    for name in names:
-      at, _ = style.at_reference(logits[logits["run"] == run], name)
-      stage = {row["stage"]: row for row in at.to_dict("records")}
-      cells.append(
-        f"{_interval(stage['trained'])} [{stage['init']['mean']:.3f}]"
-      )
-    lines.append(f"| {' | '.join(cells)} |")
-  return lines
-
-
-def _equivariance_table(summary: pd.DataFrame) -> list[str]:
-  lines = [
-    "| architecture | layer | transformation | equivariance error | floor |",
-    "|---|---|---|---|---|",
-  ]
-  rows = summary[
-    (summary["measure"] == "equivariance_error")
-    & (summary["stage"] == "trained")
-    & summary["layer"].str.startswith("conv")
-  ]
-  for architecture in style.architectures(rows):
-    own = rows[rows["run"] == architecture.run]
-    for name in style.families(own):
-      at, dose = style.at_reference(own, name)
-      for row in at.sort_values("layer_index").to_dict("records"):
-        value, floor = f"undefined: {row['note']}", ""
-        if not np.isnan(row["mean"]):
-          value, floor = _interval(row), f"{row['floor']:.3f}"
-        cells = [architecture.label, row["layer"], f"{name} by {dose}"]
-        lines.append(f"| {' | '.join([*cells, value, floor])} |")
-  return lines
-
-
-def _interval(row: Mapping[Any, Any], form: str = ".3f") -> str:
-  mean = f"{row['mean']:{form}}"
-  if np.isnan(row["low"]):
-    return mean
-  return f"{mean} ({row['low']:{form}} to {row['high']:{form}})"
+  numbers = table.select_dtypes(np.floating).columns
+  return table.assign(**{c: table[c].map(digits) for c in numbers})

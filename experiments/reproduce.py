@@ -74,4 +74,4 @@ def main(name: str) -> None:
 
 
 if __name__ == "__main__":
-  cli.run(main, cli.Positional("NAME", NAMES))
+  cli.run(main, [cli.Positional("NAME", NAMES)])

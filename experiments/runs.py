@@ -23,6 +23,8 @@ from experiments.datasets import Dataset
 from experiments.errors import ExperimentError
 from experiments.progress import Progress
 from experiments.store import STAGES, RunFolder
+from models import cost
+from models.geometry import walk
 from models.zoo import Model
 
 # Seconds on 2 cores, read off the quick study; only the progress bar depends on
@@ -53,12 +55,20 @@ class Run:
     )
 
 
-def run_name(config: ModelConfig) -> str:
-  """A folder name that tells architectures apart.
+def run_name(config: ModelConfig, train: TrainConfig | None = None) -> str:
+  """A folder name that tells architectures apart, and augmented training.
 
   The flags that every study varies by their values, others where they are not
   the default.
   """
+  name = _architecture_name(config)
+  if train is None or not train.augment:
+    return name
+  # As in translation:4,rotation:15.
+  return f"{name}-augment_" + train.augment.replace(":", "_").replace(",", "_")
+
+
+def _architecture_name(config: ModelConfig) -> str:
   fields = building.model_fields(config)
   if not fields:
     return config.model
@@ -81,6 +91,8 @@ def make_run(
   config: ModelConfig,
   train: TrainConfig,
   dataset: Dataset,
+  *,
+  claim: bool = True,
 ) -> Run:
   """Builds a run and makes its folder its own.
 
@@ -90,6 +102,7 @@ def make_run(
     config: the architecture.
     train: how it is trained.
     dataset: the images.
+    claim: whether to; without, nothing is written.
 
   Returns:
     The run.
@@ -105,11 +118,12 @@ def make_run(
     dtype=train.dtype,
   )
   folder = RunFolder(path)
-  folder.claim(
-    store.as_config(data=data, model=config, train=train),
-    store.provenance(dataset.provenance),
-  )
-  return Run(run_name(config), data, config, train, model, folder)
+  if claim:
+    folder.claim(
+      store.as_config(data=data, model=config, train=train),
+      store.provenance(dataset.provenance),
+    )
+  return Run(run_name(config, train), data, config, train, model, folder)
 
 
 def read_configs(path: Path) -> tuple[DataConfig, ModelConfig, TrainConfig]:
@@ -143,12 +157,27 @@ def missing_seeds(run: Run, seeds: Sequence[int]) -> list[int]:
 
 
 def missing_parts(
-  run: Run, seeds: Sequence[int], config: MeasureConfig
+  run: Run,
+  seeds: Sequence[int],
+  config: MeasureConfig,
+  *,
+  claim: bool = True,
 ) -> list[Part]:
-  """The (seed, stage) pairs without measurements made with these flags."""
+  """The (seed, stage) pairs without measurements made with these flags.
+
+  Args:
+    run: the run.
+    seeds: those wanted.
+    config: how to measure.
+    claim: whether to drop measurements made with other flags; without, nothing
+      is written.
+  """
   files = specs.file_digests(config.transforms)
   flags = store.as_config(measure=config) | ({"files": files} if files else {})
-  run.folder.claim_measurements(flags)
+  if claim:
+    run.folder.claim_measurements(flags)
+  elif not run.folder.measured_with(flags):
+    return [(seed, stage) for seed in seeds for stage in STAGES]
   untrained = missing_seeds(run, seeds)
   return [
     (seed, stage)
@@ -158,7 +187,7 @@ def missing_parts(
   ]
 
 
-def cost(
+def expected_seconds(
   run: Run,
   dataset: Dataset,
   seeds: Sequence[int],
@@ -175,13 +204,9 @@ def cost(
 
 def _image_costs(run: Run) -> tuple[float, float]:
   """Seconds a training image and a transformed image take."""
-  geometry = run.model.geometry(run.data.canvas)
-  flops = units = 0.0
-  for name, count in run.model.parameter_counts(run.data.canvas).items():
-    spatial = geometry[name].spatial
-    positions = spatial[0] * spatial[1] if spatial else 1
-    flops += 2 * count * positions
-    units += run.config.width * positions
+  specs, canvas = run.model.specs, run.data.canvas
+  flops = sum(cost.flops(specs, canvas).values())
+  units = sum(map(cost.units, walk(specs, canvas, 1)))
   return 3 * flops * _TRAIN_FLOP, flops * _FORWARD_FLOP + units * _UNIT
 
 

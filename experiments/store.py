@@ -201,10 +201,15 @@ class RunFolder:
           f" {ours.get(name)}: use another --workdir or remove it"
         )
 
+  def measured_with(self, config: Mapping[str, Any]) -> bool:
+    """Whether the measurements there are were made with these flags."""
+    path = self.path / "measurements" / "config.json"
+    return path.exists() and read_json(path) == config
+
   def claim_measurements(self, config: Mapping[str, Any]) -> None:
     """Drops measurements made with other flags: they can be made again."""
     path = self.path / "measurements" / "config.json"
-    if path.exists() and read_json(path) == config:
+    if self.measured_with(config):
       return
     for part in path.parent.glob("*.parquet"):
       part.unlink()

@@ -1,11 +1,12 @@
-"""Question: how invariant is each layer, with and without pooling, by depth?
+"""Question: how far are CNNs invariant, and which claims about it hold?
 
 Trains every cell of a preset, measures every layer before and after training,
-and leaves tables and figures in results/<preset>/. What is complete is not
-done again.
+judges the claims, and leaves tables, figures and report.html in
+results/<preset>/. What is complete is not done again.
 
   python -m experiments.study --preset=quick
-  python -m experiments.study --preset=quick --dataset=mnist --data_dir=DIR
+  python -m experiments.study --preset=mnist --data_dir=DIR
+  python -m experiments.study --preset=mnist --data_dir=DIR --dry_run
 
 Expected time: see experiments/presets.py.
 """
@@ -21,7 +22,10 @@ flags.DEFINE_string(
   "preset", "quick", "which study; see experiments/presets.py"
 )
 flags.DEFINE_string("workdir", "", "results folder; results/<preset> if empty")
-config.define_seed_flags(5)
+flags.DEFINE_bool(
+  "dry_run", False, "print the cells, what is done and the time expected"
+)
+config.define_seed_flags(None)
 config.define_flags(
   config.DataConfig,
   config.ModelConfig,
@@ -51,6 +55,9 @@ def main() -> None:
   study = presets.build(flags.FLAGS.preset, changes)
   workdir = Path(flags.FLAGS.workdir or presets.default_workdir(study))
   dataset = datasets.load(study.data)
+  if flags.FLAGS.dry_run:
+    print(studies.dry_run(study, dataset, workdir))
+    return
   studies.run_study(study, dataset, workdir)
   print(workdir)
 

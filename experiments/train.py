@@ -40,7 +40,7 @@ def main() -> None:
   )
   missing = runs.missing_seeds(run, seeds)
   if missing:
-    total = runs.cost(run, dataset, missing, MeasureConfig(), [])
+    total = runs.expected_seconds(run, dataset, missing, MeasureConfig(), [])
     with Progress(total, len(missing)) as bar:
       runs.train(run, dataset, missing, bar)
   for line in run.folder.metrics():

@@ -13,10 +13,8 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.mark.parametrize("name", readme.DOCUMENTS)
 def test_a_document_is_what_its_command_writes(name):
-  path = ROOT / name
-  assert readme.current(path) == path.read_text(encoding="utf-8"), (
-    "run python -m experiments.readme"
-  )
+  text = (ROOT / name).read_text(encoding="utf-8")
+  assert readme.current(ROOT, name) == text, "run python -m experiments.readme"
 
 
 def test_every_file_that_the_readmes_show_or_link_is_there():
@@ -28,7 +26,6 @@ def test_every_file_that_the_readmes_show_or_link_is_there():
 
 def test_a_readme_without_marks_is_refused(tmp_path):
   (tmp_path / "results").symlink_to(ROOT / "results")
-  path = tmp_path / "README.md"
-  path.write_text("nothing")
-  with pytest.raises(ExperimentError, match="has no part <!-- results -->"):
-    readme.current(path)
+  (tmp_path / "README.md").write_text("nothing")
+  with pytest.raises(ExperimentError, match="has no part <!-- lead -->"):
+    readme.current(tmp_path, "README.md")

@@ -4,6 +4,7 @@ Nothing here reads a file or a model. A figure drawn twice from the same table
 is the same, byte for byte, when rendered by `render`.
 """
 
+from analysis.figures.claims import claim_figure
 from analysis.figures.layers import (
   dose_response,
   invariance_by_layer,
@@ -17,6 +18,7 @@ from analysis.figures.style import render
 
 __all__ = [
   "accuracy_and_consistency",
+  "claim_figure",
   "dose_response",
   "invariance_by_layer",
   "render",

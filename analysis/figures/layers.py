@@ -34,7 +34,7 @@ def invariance_by_layer(table: pd.DataFrame) -> Figure:
   """
   rows = _invariance(table)
   summary = summarize(rows)
-  styles, positions = style.architectures(rows), _layer_positions(rows)
+  styles, positions = style.architectures(rows), layer_positions(rows)
   names = style.families(rows)
   with mpl.rc_context(style.STYLE):
     figure, axes = style.new_figure(1, len(names), (4.2 * len(names), 4.8))
@@ -61,11 +61,17 @@ def invariance_by_layer(table: pd.DataFrame) -> Figure:
   return figure
 
 
-def _layer_positions(table: pd.DataFrame) -> dict[str, int]:
+def layer_positions(table: pd.DataFrame) -> dict[str, int]:
   """A shared abscissa for the layers of all architectures.
 
   Layers of the same block stand side by side; a network that lacks a layer
   skips its place.
+
+  Args:
+    table: measurements or a summary of them.
+
+  Returns:
+    The place of each layer by its name.
   """
   order = ("conv", "dense", "norm", "add", "", "max", "avg", "pool")
 

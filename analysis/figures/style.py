@@ -16,17 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
+from PIL import Image
 
-# Reference transformations of figures that show one dose of each family: what
-# a reader would call a small change that should not matter.
-REFERENCE_DOSES = {
-  "translation": (2.0, "2 px"),
-  "rotation": (15.0, "15°"),
-  "scaling": (float(np.log2(1.2)), "factor 1.2"),
-  "shear": (0.1, "0.1"),
-  "reflection": (1.0, "left-right mirror"),
-  "quarter_turn": (1.0, "90°"),
-}
+from analysis import statistics
 
 UNITS = {
   "translation": "shift (px)",
@@ -74,7 +66,7 @@ _MODELS = {
   "p4mcnn": "p4m group",
 }
 
-_DATASETS = {
+DATASETS = {
   "digits": "scikit-learn's digits",
   "mnist": "MNIST",
   "fashion_mnist": "Fashion-MNIST",
@@ -117,11 +109,13 @@ class Style(NamedTuple):
   marker: str
 
 
-def render(figure: Figure) -> dict[str, bytes]:
+def render(figure: Figure, *, few_colours: bool = False) -> dict[str, bytes]:
   """A figure as files, without dates or random identifiers.
 
   Args:
     figure: the figure.
+    few_colours: whether 256 colours are enough, which makes a PNG of lines a
+      third of its size; shades of a colour map would show steps.
 
   Returns:
     Content by suffix: ".png" and ".svg".
@@ -135,7 +129,19 @@ def render(figure: Figure) -> dict[str, bytes]:
     with mpl.rc_context(STYLE):
       figure.savefig(buffer, format=suffix[1:], metadata=metadata)
     files[suffix] = buffer.getvalue()
+  if few_colours:
+    files[".png"] = _with_palette(files[".png"])
   return files
+
+
+def _with_palette(png: bytes) -> bytes:
+  """The same picture with a palette of its 256 most useful colours."""
+  picture = Image.open(io.BytesIO(png)).convert("RGB")
+  buffer = io.BytesIO()
+  picture.quantize(
+    256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE
+  ).save(buffer, "PNG")
+  return buffer.getvalue()
 
 
 def new_figure(
@@ -145,6 +151,34 @@ def new_figure(
   layout = ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.06)
   figure = Figure(figsize=size, layout=layout)
   return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def new_mosaic(
+  columns: int,
+  panels: bool,
+  size: tuple[float, float],
+  heights: tuple[float, float],
+) -> tuple[Figure, list[Any]]:
+  """An empty figure with panels side by side above one of full width.
+
+  Args:
+    columns: number of panels above.
+    panels: whether there are any.
+    size: in inches.
+    heights: of both rows, in any unit.
+
+  Returns:
+    The figure, and its axes: the panels, then the full-width one.
+  """
+  layout = ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.06)
+  figure = Figure(figsize=size, layout=layout)
+  if not panels:
+    return figure, [figure.subplots()]
+  # Figures of their own: long labels below must not squeeze what is above.
+  parts: Any = figure.subfigures(2, 1, height_ratios=heights)
+  above, below = parts
+  axes = above.subplots(1, columns, squeeze=False)[0]
+  return figure, [*axes, below.subplots()]
 
 
 def caption(figure: Figure, text: str) -> None:
@@ -261,7 +295,7 @@ def at_reference(
     The rows, and the dose in words.
   """
   rows = summary[summary["transform"] == family]
-  wanted, name = REFERENCE_DOSES.get(family, (0.0, ""))
+  wanted, name = statistics.REFERENCE_DOSES.get(family, (0.0, ""))
   doses = rows["dose"][rows["dose"] > 0]
   nearest = float(doses.iloc[int((doses - wanted).abs().argmin())])
   if not (name and np.isclose(nearest, wanted, atol=1e-3)):
@@ -287,4 +321,4 @@ def over_seeds(seeds: int) -> str:
 def datasets(table: pd.DataFrame) -> str:
   """The data sets of a table, for captions."""
   names = sorted(set(table["dataset"]))
-  return ", ".join(_DATASETS.get(name, name) for name in names)
+  return ", ".join(DATASETS.get(name, name) for name in names)

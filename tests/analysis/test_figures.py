@@ -215,7 +215,7 @@ def test_layers_of_a_block_stand_in_forward_order():
     depth=2, norm="group", residual=True, pooling="max_blur", activation="gelu"
   ).layer_names
   table = pd.DataFrame({"layer": sorted(names)})
-  assert tuple(layers._layer_positions(table)) == names
+  assert tuple(layers.layer_positions(table)) == names
 
 
 def test_colours_differ_in_lightness_so_that_grey_prints_work(table):

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import comparing, workloads
+from experiments import benchmarking, workloads
 from experiments.errors import ExperimentError, UsageError
 
 
@@ -36,11 +36,11 @@ def comparison(tmp_path, monkeypatch):
     def command(arguments):
       return [str(scripts[arguments[0]])]
 
-    monkeypatch.setattr(comparing, "_command", command)
-    sides = comparing.Comparison(
+    monkeypatch.setattr(benchmarking, "_command", command)
+    sides = benchmarking.Comparison(
       "job", ("ours",), ("peer",), "Peer", "jax", "u"
     )
-    return list(comparing.compare(sides, 3, [0], 0.01))
+    return list(benchmarking.compare(sides, 3, [0], 0.01))
 
   return compare
 
@@ -55,7 +55,7 @@ def test_a_ratio_above_one_means_that_ours_is_faster(comparison):
   assert first["rounds"] == 1
   assert first["ratio_low"] is None
   json.dumps([steady, first], allow_nan=False)
-  assert "ratio 1.50 (1.50 to 1.50, n = 3)" in comparing.line(steady)
+  assert "ratio 1.50 (1.50 to 1.50, n = 3)" in benchmarking.line(steady)
 
 
 def test_sides_that_compute_different_things_are_not_compared(comparison):
@@ -66,12 +66,14 @@ def test_sides_that_compute_different_things_are_not_compared(comparison):
 def test_a_side_that_fails_is_named_with_its_last_words(tmp_path, monkeypatch):
   script = tmp_path / "broken.py"
   script.write_text("raise RuntimeError('no luck')\n")
-  monkeypatch.setattr(comparing, "_command", lambda _: [str(script)])
-  sides = comparing.Comparison("job", ("ours",), ("peer",), "Peer", "jax", "u")
+  monkeypatch.setattr(benchmarking, "_command", lambda _: [str(script)])
+  sides = benchmarking.Comparison(
+    "job", ("ours",), ("peer",), "Peer", "jax", "u"
+  )
   with pytest.raises(
     ExperimentError, match="ours failed: RuntimeError: no luck"
   ):
-    list(comparing.compare(sides, 3, [0], 0.01))
+    list(benchmarking.compare(sides, 3, [0], 0.01))
 
 
 def test_stored_lines_are_replaced_by_new_ones_of_the_same_comparison(tmp_path):
@@ -79,15 +81,15 @@ def test_stored_lines_are_replaced_by_new_ones_of_the_same_comparison(tmp_path):
   old = [{"name": n, "peer_name": "p", "ratio": 1} for n in ("a", "b")]
   path.write_text(json.dumps(old))
   new = [{"name": "b", "peer_name": "p", "ratio": 2}]
-  assert comparing.merged(path, new) == [old[0], new[0]]
-  assert comparing.merged(tmp_path / "none.json", new) == new
+  assert benchmarking.merged(path, new) == [old[0], new[0]]
+  assert benchmarking.merged(tmp_path / "none.json", new) == new
 
 
 def test_wrong_requests_are_refused_before_anything_runs():
   with pytest.raises(UsageError, match="--jobs=sing is unknown; known are"):
-    list(comparing.run("sing", 2, 1))
+    list(benchmarking.run("sing", 2, 1))
   with pytest.raises(UsageError, match="--cores=4096 is more than"):
-    list(comparing.run("train", 2, 4096))
+    list(benchmarking.run("train", 2, 4096))
 
 
 @pytest.mark.skipif(
@@ -97,7 +99,7 @@ def test_missing_peers_are_said_to_be_missing():
   with pytest.raises(
     UsageError, match="torch is not installed: run make bench"
   ):
-    list(comparing.run("train", 2, 1))
+    list(benchmarking.run("train", 2, 1))
 
 
 @pytest.mark.parametrize("pooling", ["max", "none"])

@@ -3,21 +3,17 @@ import dataclasses
 import pytest
 
 from experiments import presets
+from experiments.config import MeasureConfig, ModelConfig, TrainConfig
 from experiments.errors import UsageError
 
 
 def test_changes_go_to_the_section_that_has_the_field():
   changes = {"width": 4, "epochs": 2, "order": 3, "canvas": 40, "seeds": (7,)}
   study = presets.build("quick", changes)
-  assert {model.width for model in study.models} == {4}
-  assert study.train.epochs == 2
-  assert study.measure.order == 3
-  assert study.data.canvas == 40
-  assert study.seeds == (7,)
   own = presets.PRESETS["quick"]
   assert study == dataclasses.replace(
     own,
-    models=tuple(dataclasses.replace(m, width=4) for m in own.models),
+    model=dataclasses.replace(own.model, width=4),
     train=dataclasses.replace(own.train, epochs=2),
     measure=dataclasses.replace(own.measure, order=3),
     data=dataclasses.replace(own.data, canvas=40),
@@ -29,10 +25,42 @@ def test_no_change_is_the_preset_itself():
   assert presets.build("quick", {}) == presets.PRESETS["quick"]
 
 
-def test_a_preset_compares_pooling_at_two_depths():
-  models = presets.PRESETS["quick"].models
-  cells = {(model.pooling, model.depth) for model in models}
-  assert cells == {(p, d) for p in ("max", "none") for d in (1, 3)}
+def test_the_quick_preset_compares_pooling_at_two_depths():
+  cells = presets.PRESETS["quick"].cells
+  found = {(cell.model["pooling"], cell.model["depth"]) for cell in cells}
+  assert found == {(p, d) for p in ("max", "none") for d in (1, 3)}
+
+
+@pytest.mark.parametrize("name", presets.PRESETS)
+def test_names_of_cells_are_unique_and_those_of_the_overview_exist(name):
+  study = presets.PRESETS[name]
+  names = [cell.name for cell in study.cells]
+  assert len(set(names)) == len(names)
+  assert set(study.overview) <= set(names)
+  for i, cell in enumerate(study.cells):
+    assert not cell.match or cell.match in names[:i]
+
+
+@pytest.mark.parametrize("name", presets.PRESETS)
+def test_fields_that_a_cell_sets_exist(name):
+  known = {
+    "model": {f.name for f in dataclasses.fields(ModelConfig)},
+    "train": {f.name for f in dataclasses.fields(TrainConfig)},
+    "measure": {f.name for f in dataclasses.fields(MeasureConfig)},
+  }
+  for cell in presets.PRESETS[name].cells:
+    for section, fields in known.items():
+      assert set(getattr(cell, section)) <= fields
+
+
+def test_the_presets_differ_in_data_and_size_only():
+  mnist = presets.PRESETS["mnist"]
+  assert len(mnist.seeds) >= 5
+  for name in ("fashion_mnist", "kmnist", "full"):
+    assert presets.PRESETS[name].cells == mnist.cells
+  assert presets.PRESETS["kmnist"].data.dataset == "kmnist"
+  assert len(presets.PRESETS["full"].seeds) == 10
+  assert presets.PRESETS["full"].data.train_examples == 0
 
 
 def test_a_larger_data_set_changes_what_is_not_given():
@@ -45,7 +73,8 @@ def test_a_larger_data_set_changes_what_is_not_given():
 
 
 def test_unknown_presets_are_refused():
-  with pytest.raises(UsageError, match="--preset=slow is unknown; known are q"):
+  message = "--preset=slow is unknown; known are quick, mnist, full"
+  with pytest.raises(UsageError, match=message):
     presets.build("slow", {})
 
 

@@ -1,3 +1,4 @@
+import re
 import shutil
 import subprocess
 import sys
@@ -7,18 +8,24 @@ import pandas as pd
 import pytest
 
 import experiments
+from analysis import claims
 from experiments import reporting, store
 from experiments.errors import ExperimentError
-from tests.experiments.test_studies import content
+from tests.experiments.test_studies import TESTED, content
 
 ROOT = Path(experiments.__file__).parents[1]
+
+WRITTEN = (
+  *("claims.csv", "effects.csv", "effect_values.csv", "controls.csv"),
+  *("summary.csv", "summary.md", "report.html"),
+)
 
 
 def test_a_report_restores_every_byte_without_loading_a_network(copied):
   """In a process of its own, to see what it imports."""
   before = content(copied.workdir)
   shutil.rmtree(copied.workdir / "figures")
-  for name in ("summary.csv", "summary.md"):
+  for name in WRITTEN:
     (copied.workdir / name).unlink()
   code = (
     "import atexit, runpy, sys\n"
@@ -36,7 +43,7 @@ def test_a_report_restores_every_byte_without_loading_a_network(copied):
   assert result.returncode == 0, result.stderr
   *written, last = result.stdout.splitlines()
   assert last == str(copied.workdir)
-  assert len(written) == 2 * 5 + 2
+  assert len(written) == 2 * (5 + len(TESTED)) + len(WRITTEN)
   assert content(copied.workdir) == before
   assert "'pandas'" in result.stderr  # or the next lines say nothing
   for module in ("flax", "models.cnn", "experiments.training", "optax"):
@@ -89,7 +96,7 @@ def test_the_short_summary_says_what_ran(finished):
   curves = store.read_table(finished.workdir / "training.csv")
   accuracy = curves["test_accuracy"][:2].mean() * 100
   assert text.startswith("# quick: digits\n")
-  assert "2 architectures, seeds 0, 1; 200 training and 60 test images" in text
+  assert "2 networks, seeds 0, 1; 200 training and 60 test images" in text
   line = next(li for li in text.splitlines() if li.startswith("| max pooling"))
   assert f"| 10,290 | {accuracy:.2f} (" in line
   for name in reporting.FIGURES:
@@ -107,12 +114,12 @@ def test_the_report_follows_the_tables(copied):
   kept = (table["seed"] == 0) & (table["orbit"] != "translation_map")
   kept &= table["measure"] != "consistency"
   store.write_table(path, table[kept])
-  written = {path.stem for path in reporting.write_report(copied.workdir)}
+  written = {path.name for path in reporting.write_report(copied.workdir)}
+  names = ("invariance_by_layer", "dose_response", "training_curves")
+  names += tuple(f"claim_{name}" for name in TESTED)
   assert written == {
-    "invariance_by_layer",
-    "dose_response",
-    "training_curves",
-    "summary",
+    *WRITTEN,
+    *(f"{name}{suffix}" for name in names for suffix in (".png", ".svg")),
   }
   after = content(copied.workdir)
   for name in ("summary.csv", "summary.md", "figures/dose_response.png"):
@@ -127,6 +134,8 @@ def test_the_report_follows_the_tables(copied):
   [
     ("measurements.parquet", "holds no measurements.parquet: give the --work"),
     ("training.csv", r"training\.csv cannot be read"),
+    ("networks.csv", r"networks\.csv cannot be read"),
+    ("exact.csv", r"exact\.csv cannot be read"),
     ("provenance.json", r"provenance\.json cannot be read"),
   ],
 )
@@ -150,3 +159,81 @@ def test_numbers_of_the_summary_have_six_digits(finished):
   for value in summary["mean"].dropna():
     mantissa = value.split("e")[0].lstrip("-0.").replace(".", "")
     assert len(mantissa) <= 6
+
+
+def test_the_verdict_table_is_complete(finished):
+  table = store.read_table(finished.workdir / "claims.csv")
+  assert list(table.columns[:9]) == [
+    *("claim", "statement", "verdict", "effect", "low", "high", "p_holm"),
+    *("n_seeds", "figure"),
+  ]
+  assert list(table["claim"]) == [claim.id for claim in claims.CLAIMS]
+  verdict = dict(zip(table["claim"], table["verdict"], strict=True))
+  exact = [claim.id for claim in claims.CLAIMS if claim.exact]
+  assert [verdict[name] for name in exact] == ["supported"] * 3
+  notes = dict(zip(table["claim"], table["note"], strict=True))
+  # Rotations go to 15 degrees here, which moves content by less than 2 px.
+  assert verdict["translation-first"] == "inconclusive"
+  assert notes["translation-first"].endswith("undefined: the grid ends before")
+  rest = set(verdict) - {*exact, *TESTED, "translation-first"}
+  for name in rest:
+    assert verdict[name] == "not tested"
+    tested_by = r"^no .*: --preset=(mnist|quick) tests it$"
+    assert re.search(tested_by, notes[name])
+  for name in TESTED:
+    assert verdict[name] != "not tested"
+
+
+def test_a_changed_value_changes_the_verdict(copied):
+  path = copied.workdir / "measurements.parquet"
+  table = store.read_table(path)
+  unpooled = table["run"].str.contains("none")
+  logits = (table["layer"] == "logits") & (table["stage"] == "trained")
+  error = table["measure"] == "invariance_error"
+  seeds = table["seed"].to_numpy()
+
+  def verdict_with(added):
+    value = table["value"].where(
+      ~(unpooled & logits & error), 0.5 + added + 1e-3 * seeds
+    )
+    value = value.where(~(~unpooled & logits & error), 0.5)
+    store.write_table(path, table.assign(value=value))
+    found = reporting.judge(reporting.read(copied.workdir)).claims
+    return found.set_index("claim")["verdict"]["max-pooling-helps"]
+
+  assert verdict_with(0.3) == "supported"
+  assert verdict_with(0.0) == "equivalent"
+  assert verdict_with(-0.3) == "refuted"
+  reporting.write_report(copied.workdir)
+  found = store.read_table(copied.workdir / "claims.csv")
+  assert found.set_index("claim")["verdict"]["max-pooling-helps"] == "refuted"
+
+
+def test_controls_of_the_run_are_stored(finished):
+  table = store.read_table(finished.workdir / "controls.csv")
+  assert table["holds"].all()
+  assert {"the identity: invariance error, all networks and layers"} <= set(
+    table["control"]
+  )
+
+
+def test_a_failing_control_is_said_aloud(copied, capsys):
+  path = copied.workdir / "measurements.parquet"
+  table = store.read_table(path)
+  still = (table["magnitude"] == 0) & (table["theta"] != "all")
+  rows = table.index[still & (table["measure"] == "invariance_error")]
+  table.loc[rows[0], "value"] = 0.25
+  store.write_table(path, table)
+  reporting.write_report(copied.workdir)
+  message = capsys.readouterr().err
+  assert "warning: control fails" in message
+  assert "is 0.25, expected at most 0.0001" in message
+
+
+def test_a_study_of_an_older_format_is_refused(copied):
+  path = copied.workdir / "provenance.json"
+  provenance = store.read_json(path)
+  del provenance["study"]["cells"]
+  store.write_json(path, provenance)
+  with pytest.raises(ExperimentError, match="not a study of this version: 'ce"):
+    reporting.write_report(copied.workdir)

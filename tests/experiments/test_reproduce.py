@@ -52,7 +52,7 @@ def main(run, fresh_flags, monkeypatch):
   del fresh_flags
   module = importlib.import_module("experiments.reproduce")
   with_name = functools.partial(
-    cli.run, positional=cli.Positional("NAME", reproductions.NAMES)
+    cli.run, positional=[cli.Positional("NAME", reproductions.NAMES)]
   )
   monkeypatch.setattr(cli, "run", with_name)
   yield functools.partial(run, module.main)

@@ -1,13 +1,27 @@
 import dataclasses
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import measuring, reporting, runs, store, studies, training
+from analysis import filters
+from experiments import (
+  exact,
+  measuring,
+  presets,
+  reporting,
+  runs,
+  store,
+  studies,
+  training,
+)
 from experiments.errors import ExperimentError, UsageError
 from experiments.reporting import FIGURES
 from tests.experiments.test_measuring import PROMISED
+
+# Those of the claims that need no more than two networks of depth 1.
+TESTED = ("invariant-only-partly", "max-pooling-helps")
 
 RUNS = ["cnn-max-d1-w4-k3-same-dense", "cnn-none-d1-w4-k3-same-dense"]
 
@@ -39,14 +53,15 @@ def nothing_to_do(monkeypatch):
 
 def test_a_study_leaves_all_its_results(finished):
   expected = {
-    "measurements.parquet",
-    "training.csv",
-    "summary.csv",
-    "summary.md",
-    "provenance.json",
+    *("measurements.parquet", "training.csv", "networks.csv", "exact.csv"),
+    *("claims.csv", "effects.csv", "effect_values.csv", "controls.csv"),
+    *("summary.csv", "summary.md", "provenance.json", "report.html"),
   }
+  claims = [f"claim_{name}" for name in TESTED]
   expected |= {
-    f"figures/{name}{suffix}" for name in FIGURES for suffix in (".png", ".svg")
+    f"figures/{name}{suffix}"
+    for name in [*FIGURES, *claims]
+    for suffix in (".png", ".svg")
   }
   found = {name for name in content(finished.workdir) if "runs/" not in name}
   assert found == expected
@@ -127,9 +142,11 @@ def test_provenance_has_the_study_but_no_path(finished):
   assert study["preset"] == "quick"
   assert study["seeds"] == [0, 1]
   assert study["measure"]["transforms"] == finished.study.measure.transforms
-  assert [model["run"] for model in study["models"]] == RUNS
+  assert [cell["cell"] for cell in study["cells"]] == ["pooled", "unpooled"]
+  assert [cell["run"] for cell in study["cells"]] == RUNS
+  assert study["overview"] == ["pooled", "unpooled"]
   # 3x3 kernels and biases of 4 channels; 16 x 16 positions after pooling.
-  assert study["models"][0]["parameters"] == 40 + (16 * 16 * 4 + 1) * 10
+  assert study["cells"][0]["parameters"] == 40 + (16 * 16 * 4 + 1) * 10
   assert "data_dir" not in text
   assert str(finished.workdir.parent) not in text
 
@@ -215,3 +232,96 @@ def test_what_cannot_be_measured_is_refused_before_training(finished, tmp_path):
   with pytest.raises(UsageError, match="--measure_examples=61"):
     studies.run_study(study, finished.dataset, tmp_path / "results")
   assert not (tmp_path / "results").exists()
+
+
+def tree(folder):
+  return sorted(folder.rglob("*"))
+
+
+@pytest.mark.usefixtures("nothing_to_do")
+def test_a_dry_run_says_what_is_done_and_writes_nothing(copied, tmp_path):
+  fresh = tmp_path / "fresh"
+  text = studies.dry_run(copied.study, copied.dataset, fresh)
+  assert not fresh.exists()
+  first, _, last = text.splitlines()
+  assert first.startswith("pooled ")
+  assert f"{RUNS[0]} " in first
+  assert "trained 0/2, measured 0/4," in first
+  assert last.startswith("2 cells, seeds 0, 1: about ")
+  before, files = content(copied.workdir), tree(copied.workdir)
+  more = dataclasses.replace(copied.study, seeds=(0, 1, 2))
+  text = studies.dry_run(more, copied.dataset, copied.workdir)
+  assert "trained 2/3, measured 4/6," in text.splitlines()[0]
+  other = dataclasses.replace(copied.study.measure, measure_examples=8)
+  study = dataclasses.replace(copied.study, measure=other)
+  text = studies.dry_run(study, copied.dataset, copied.workdir)
+  assert "trained 2/2, measured 0/4," in text.splitlines()[0]
+  assert content(copied.workdir) == before
+  assert tree(copied.workdir) == files
+
+
+def test_a_cell_gets_another_ones_number_of_parameters(small, tmp_path):
+  study = presets.build("mnist", {"dataset": "digits", "measure_examples": 16})
+  names = ("depth 4", "depth 2, matched", "depth 6, matched")
+  cells = tuple(cell for cell in study.cells if cell.name in names)
+  study = dataclasses.replace(study, cells=cells)
+  planned = studies.plan(study, small, tmp_path / "results", claim=False)
+  counts = [
+    sum(cell.run.model.parameter_counts(32).values()) for cell in planned
+  ]
+  assert counts[1:] == pytest.approx([counts[0]] * 2, rel=0.05)
+  assert [cell.run.config.depth for cell in planned] == [4, 2, 6]
+  assert not (tmp_path / "results").exists()
+
+
+def test_a_width_that_matches_nothing_names_the_cell(small, tmp_path):
+  study = presets.build("mnist", {"dataset": "digits", "measure_examples": 16})
+  one = presets.Cell("small", {"depth": 1, "width": 1, "head": "gap"})
+  two = presets.Cell("other", {"depth": 4, "head": "gap"}, match="small")
+  study = dataclasses.replace(study, cells=(one, two))
+  with pytest.raises(UsageError, match="cell 'other': no width gives"):
+    studies.plan(study, small, tmp_path, claim=False)
+
+
+def test_cells_that_flags_make_the_same_are_refused(finished, tmp_path):
+  cells = tuple(
+    dataclasses.replace(cell, model={"depth": 1})
+    for cell in finished.study.cells
+  )
+  study = dataclasses.replace(finished.study, cells=cells)
+  with pytest.raises(UsageError, match="'pooled' and 'unpooled' are the same"):
+    studies.plan(study, finished.dataset, tmp_path, claim=False)
+
+
+def test_networks_are_described_one_a_row(finished):
+  table = store.read_table(finished.workdir / "networks.csv")
+  assert list(table["cell"]) == ["pooled"] * 4 + ["unpooled"] * 4
+  trained = table[table["stage"] == "trained"]
+  curves = store.read_table(finished.workdir / "training.csv")
+  accuracy = 100 * curves["test_accuracy"]
+  assert list(trained["test_accuracy"]) == pytest.approx(list(accuracy))
+  assert table["test_accuracy"][table["stage"] == "init"].isna().all()
+  # 3x3 filters have hardly more weights than an edge detector parameters.
+  assert table["edge_detectors"].isna().all()
+
+
+def test_first_filters_are_counted_where_they_are_wide_enough():
+  edge = filters.derivative_of_gaussian(5, 30.0, 1.0)
+  noise = np.random.default_rng(1).normal(size=(5, 5))
+  kernel = np.stack([edge, noise], axis=-1)[:, :, None]
+  level = filters.random_level(5)
+  assert filters.fit_edge(noise).r_squared < level  # or the next says nothing
+  share = studies.edge_detectors({"conv1": {"kernel": kernel}}, level)
+  assert share == 0.5
+
+
+def test_exact_checks_come_out_as_claimed():
+  table = exact.table()
+  assert set(table["check"]) == {
+    "parameters",
+    "output size",
+    "pooling parameters",
+  }
+  assert list(table["expected"]) == list(table["obtained"])
+  assert {208, 7840, 28} <= set(table["expected"])
+  assert table["counted"].max() == 225
