@@ -14,8 +14,8 @@ mnist
   Question: what of the lecture's claims, and of the published ones beside
   them, holds on MNIST? All claims of `analysis.claims`.
   Command: python -m experiments.study --preset=mnist --data_dir=DIR
-  Time: an hour and a half on 2 cores (the first 10,000 training images, 4
-  epochs, 8 seeds); it resumes where it stopped.
+  Time: an hour on 2 cores (the first 10,000 training images, 4 epochs, 8
+  seeds); it resumes where it stopped.
   Expected: see the README.
 
 full

@@ -70,7 +70,7 @@ def current(root: Path, name: str) -> str:
 
 def _lead(results: Path) -> str:
   """The verdicts in a few lines, those that are not as claimed by name."""
-  found = _judged(results)
+  found = judged(results)
   rows = found.claims.to_dict("records")
   names = {
     verdict: [row for row in rows if row["verdict"] == verdict]
@@ -107,12 +107,16 @@ def _parts(effects: Any, claim: str) -> str:
 def _verdicts(results: Path) -> str:
   from experiments import summaries
 
-  return "\n".join(summaries.verdict_table(_judged(results).claims))
+  return "\n".join(summaries.verdict_table(judged(results).claims))
 
 
 @functools.cache
-def _judged(results: Path) -> Any:
-  """The verdicts that the stored measurements give, not those stored."""
+def judged(results: Path) -> Any:
+  """The verdicts that the stored measurements give, not those stored.
+
+  Args:
+    results: the folder with mnist/.
+  """
   from experiments import reporting
 
   return reporting.judge(reporting.read(results / "mnist"))

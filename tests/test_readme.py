@@ -1,11 +1,12 @@
 """The README says what the stored tables and the code say."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
-from experiments import readme
+from experiments import readme, store
 from experiments.errors import ExperimentError
 
 ROOT = Path(__file__).parent.parent
@@ -29,3 +30,31 @@ def test_a_readme_without_marks_is_refused(tmp_path):
   (tmp_path / "README.md").write_text("nothing")
   with pytest.raises(ExperimentError, match="has no part <!-- lead -->"):
     readme.current(tmp_path, "README.md")
+
+
+def test_a_changed_measurement_changes_the_readme(tmp_path):
+  """Max pooling without its advantage, in a copy of the stored table."""
+  (tmp_path / "results" / "mnist").mkdir(parents=True)
+  for path in (ROOT / "results").iterdir():
+    if path.name != "mnist":
+      (tmp_path / "results" / path.name).symlink_to(path)
+  for path in (ROOT / "results" / "mnist").iterdir():
+    (tmp_path / "results" / "mnist" / path.name).symlink_to(path)
+  shutil.copy(ROOT / "README.md", tmp_path)
+  assert readme.current(tmp_path, "README.md") == (
+    tmp_path / "README.md"
+  ).read_text("utf-8")
+  name = "results/mnist/measurements.parquet"
+  table = store.read_table(ROOT / name)
+  changed = (table["layer"] == "logits") & (
+    table["measure"] == "invariance_error"
+  )
+  table.loc[changed, "value"] = 0.3 + 1e-4 * table["seed"][changed]
+  (tmp_path / name).unlink()
+  store.write_table(tmp_path / name, table)
+  readme.judged.cache_clear()
+  text = readme.current(tmp_path, "README.md")
+  line = "| Max pooling makes a network more invariant | **{}** |"
+  assert line.format("equivalent") in text
+  assert line.format("supported") in (ROOT / "README.md").read_text("utf-8")
+  readme.judged.cache_clear()

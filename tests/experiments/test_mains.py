@@ -112,3 +112,15 @@ def test_a_wrong_flag_of_a_study_is_code_2(command, requested):
   assert code == 2
   assert stderr.startswith("error: --preset=slow is unknown")
   assert not requested
+
+
+def test_a_dry_run_prints_the_cells_and_runs_none(command, requested, tmp_path):
+  workdir = tmp_path / "results"
+  code, stdout, _ = command("study", "--dry_run", f"--workdir={workdir}")
+  assert code == 0
+  *cells, last = stdout.splitlines()
+  names = ["shallow pooled", "shallow unpooled", "pooled", "unpooled"]
+  assert [line[:20].strip() for line in cells] == names
+  assert last.startswith("4 cells, seeds 0, 1, 2, 3, 4: about ")
+  assert not requested
+  assert not workdir.exists()
