@@ -194,7 +194,7 @@ def test_a_changed_value_changes_the_verdict(copied):
 
   def verdict_with(added):
     value = table["value"].where(
-      ~(unpooled & logits & error), 0.5 + added + 1e-3 * seeds
+      ~(unpooled & logits & error), 0.5 + added + 1e-4 * seeds
     )
     value = value.where(~(~unpooled & logits & error), 0.5)
     store.write_table(path, table.assign(value=value))
