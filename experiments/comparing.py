@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.claims.base import NOT_TESTED
 from experiments import store
 from experiments.errors import ExperimentError
 
@@ -25,11 +26,12 @@ COLUMNS = (
 )
 
 # What happened between two studies, the most serious first.
-VERDICT, BEYOND, WITHIN, ONE_ONLY = (
+VERDICT, BEYOND, WITHIN, SAME, ONE_ONLY = (
   "verdict changed",
   "number changed beyond its interval",
   "within the intervals",
-  "in one study only",
+  "same verdict",
+  "tested in one study only",
 )
 
 _KEYS = ["claim", "role", "label"]
@@ -39,7 +41,8 @@ def compare(first: Path, second: Path) -> pd.DataFrame:
   """Every effect of two studies, and what became of it.
 
   A number changed beyond its interval if the two 95 % intervals do not
-  overlap; without intervals, if the numbers differ.
+  overlap; without intervals, if the numbers differ. Of claims as a whole only
+  the verdicts are compared: another part may decide in the other study.
 
   Args:
     first: a results folder with claims.csv and effects.csv.
@@ -69,7 +72,6 @@ def _effects(folder: Path) -> pd.DataFrame:
       )
   claims = store.read_table(folder / "claims.csv")
   whole = claims.assign(role="claim", label=claims["decided_by"])
-  # The part that decides may be another in the other study.
   whole["label"] = "decided by its weakest part"
   columns = [*_KEYS, "verdict", "effect", "low", "high"]
   effects = store.read_table(folder / "effects.csv")
@@ -79,10 +81,16 @@ def _effects(folder: Path) -> pd.DataFrame:
 
 
 def _change(row: dict[Any, Any]) -> str:
-  if isinstance(row["verdict_a"], float) or isinstance(row["verdict_b"], float):
-    return ONE_ONLY
+  untested = [
+    isinstance(v, float) or v == NOT_TESTED
+    for v in (row["verdict_a"], row["verdict_b"])
+  ]
+  if any(untested):
+    return SAME if all(untested) else ONE_ONLY
   if row["verdict_a"] != row["verdict_b"]:
     return VERDICT
+  if row["role"] == "claim":
+    return SAME
   a, b = row["effect_a"], row["effect_b"]
   if math.isnan(a) or math.isnan(b):
     return WITHIN if math.isnan(a) == math.isnan(b) else ONE_ONLY
@@ -110,7 +118,8 @@ def describe(table: pd.DataFrame, first: str, second: str) -> str:
     f"# {first} against {second}",
     "",
     f"{(claims['change'] == VERDICT).sum()} of {len(claims)} claims have"
-    f" another verdict; {(effects['change'] == BEYOND).sum()} of"
+    f" another verdict, {(claims['change'] == ONE_ONLY).sum()} are tested in"
+    f" one study only; {(effects['change'] == BEYOND).sum()} of"
     f" {len(effects)} effects with the same verdict lie outside each other's"
     " 95 % interval.",
     "",

@@ -53,9 +53,10 @@ def changes(table):
 def test_a_study_agrees_with_itself(folders):
   table = comparing.compare(*folders())
   assert list(table["role"]) == ["claim", "claim", "decides", "beside"]
-  assert changes(table) == [comparing.WITHIN] * 4
+  same = [comparing.SAME] * 2 + [comparing.WITHIN] * 2
+  assert changes(table) == same
   text = comparing.describe(table, "a", "b")
-  assert "0 of 2 claims have another verdict; 0 of 2 effects" in text
+  assert "0 of 2 claims have another verdict, 0 are tested in one" in text
   assert "Effects that changed" not in text
 
 
@@ -92,18 +93,26 @@ def test_what_only_one_study_has_is_said(folders):
   table = comparing.compare(*folders(effects={"label": ["one", "three"]}))
   assert list(table["label"][2:]) == ["one", "two", "three"]
   assert changes(table)[3:] == [comparing.ONE_ONLY] * 2
-  missing = comparing.compare(
-    *folders({"effect": [float("nan")] * 2, "verdict": ["supported"] * 2})
-  )
-  assert changes(missing)[0] == comparing.ONE_ONLY
+  missing = comparing.compare(*folders({"verdict": ["supported"] * 2}))
+  assert changes(missing)[:2] == [comparing.SAME, comparing.ONE_ONLY]
+
+
+def test_of_a_claim_only_the_verdict_is_compared(folders):
+  """Its number is that of the weakest part, which may be another one."""
+  far = {"effect": [9.0, 9.0], "low": [8.0, 8.0], "high": [9.5, 9.5]}
+  table = comparing.compare(*folders(far | {"decided_by": ["two", ""]}))
+  assert changes(table)[0] == comparing.SAME
 
 
 def test_numbers_without_intervals_are_compared_as_they_are(folders):
   nothing = {"low": float("nan"), "high": float("nan")}
-  first, second = folders(nothing, nothing)
-  assert changes(comparing.compare(first, second)) == [comparing.WITHIN] * 4
-  write(second, nothing | {"effect": [0.31, 0.0]}, nothing)
-  assert changes(comparing.compare(first, second))[0] == comparing.BEYOND
+  first, second = folders(effects=nothing)
+  write(first, effects=nothing)
+  found = changes(comparing.compare(first, second))
+  assert found[2:] == [comparing.WITHIN] * 2
+  write(second, effects=nothing | {"effect": [0.31, 0.1]})
+  found = changes(comparing.compare(first, second))
+  assert found[2:] == [comparing.BEYOND, comparing.WITHIN]
 
 
 @pytest.mark.parametrize("name", ["claims.csv", "effects.csv"])
