@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import optimize, stats
 
 from analysis.tables import of_elements
 
@@ -336,6 +336,39 @@ def power(sd: float, effect: float, n: int, alpha: float) -> float:
   critical = stats.t.ppf(1 - alpha / 2, n - 1)
   shift = abs(effect) / sd * np.sqrt(n)
   return float(stats.nct.sf(critical, n - 1, shift))
+
+
+def detectable(
+  sd: float, n: int, alpha: float, *, wanted: float = POWER
+) -> float:
+  """The distance from a bound that a two-sided t test finds with a power.
+
+  For rules that compare with a bound: no effect of a known size is to be found
+  there, but this says how near to the bound "inconclusive" is to be expected.
+
+  Args:
+    sd: standard deviation over seeds.
+    n: number of seeds.
+    alpha: error level.
+    wanted: the power.
+
+  Returns:
+    The distance in the unit of `sd`; 0 without any spread, NaN for fewer than
+    two seeds.
+  """
+  if n < 2 or np.isnan(sd):
+    return float("nan")
+  if sd == 0:
+    return 0.0
+  # In units of the spread; at the critical value the power is about a half.
+  critical = float(stats.t.ppf(1 - alpha / 2, n - 1))
+  most = critical
+  while power(1.0, most, n, alpha) < wanted:
+    most *= 2
+  found = optimize.root_scalar(
+    lambda d: power(1.0, d, n, alpha) - wanted, bracket=(1e-6, most)
+  )
+  return sd * found.root
 
 
 def power_equivalent(sd: float, margin: float, n: int, alpha: float) -> float:

@@ -54,6 +54,29 @@ class Evidence:
     values = [term.weight * self.select(term.select) for term in terms]
     return pd.concat(values, axis=1, join="inner").sum(axis=1).sort_index()
 
+  def floor(self, terms: Sequence[Term]) -> float:
+    """What resampling alone makes of a contrast: the same, of the floors.
+
+    Where the floor is taken away already it is the one that was.
+
+    Returns:
+      The mean over seeds; NaN where nothing has a floor.
+
+    Raises:
+      NotTestedError: a network or measurement is missing.
+    """
+    selects = [term.select._replace(above_floor=False) for term in terms]
+    if any(select.measure in self.networks for select in selects):
+      return float("nan")
+    try:
+      floors = [
+        term.weight * self._mean(select, "floor").mean()
+        for term, select in zip(terms, selects, strict=True)
+      ]
+    except UndefinedError:
+      return float("nan")
+    return float(sum(floors))
+
   def select(self, select: Select) -> pd.Series:
     """One number a seed: the mean over the selection's layers and places.
 
@@ -65,8 +88,12 @@ class Evidence:
       raise NotTestedError(f"no network {select.cell!r}")
     if select.measure in self.networks:
       return self._of_network(select)
+    return self._mean(select)
+
+  def _mean(self, select: Select, column: str = "value") -> pd.Series:
+    """The mean over the selection's layers and places of a column."""
     values = [
-      self._value(select, layer, at)
+      self._value(select, layer, at, column)
       for layer in select.layers
       for at in select.at
     ]
@@ -80,7 +107,9 @@ class Evidence:
       raise NotTestedError(f"no {select.measure} of {select.cell!r}")
     return values
 
-  def _value(self, select: Select, layer: str, at: At) -> pd.Series:
+  def _value(
+    self, select: Select, layer: str, at: At, column: str
+  ) -> pd.Series:
     what = f"{select.measure} of {layer} under {at.transform}"
     run = self.runs[select.cell]
     key = (run, select.stage, select.measure, layer, at.transform)
@@ -89,6 +118,8 @@ class Evidence:
     rows = self._groups[key]
     if select.above_floor:
       rows = rows.assign(value=rows["value"] - rows["floor"])
+    if column != "value":
+      rows = rows.assign(value=rows[column])
     if at.displacement is not None:
       values = _at_displacement(rows, at.displacement)
     elif at.dose is None:

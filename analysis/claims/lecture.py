@@ -148,6 +148,7 @@ _EQUIVARIANCE = (
         difference(Select("untied"), Select("shared")),
       ),
     ),
+    confounded=True,
     view=View(
       *("layer", ("shared", "untied"), "equivariance_error"),
       layers=(),

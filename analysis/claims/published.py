@@ -109,6 +109,7 @@ CLAIMS = (
       ),
       *by_family("augmented", Select("pooled"), Select("augmented")),
     ),
+    confounded=True,
     view=View(
       "dose", ("pooled", "unpooled", "augmented"), stages=("trained", "init")
     ),
@@ -165,6 +166,7 @@ CLAIMS = (
         1e-4,
       ),
     ),
+    confounded=True,
     view=View(
       "dose",
       ("circular strided", "circular blurred", "circular polyphase"),
@@ -196,6 +198,7 @@ CLAIMS = (
         ),
       ),
     ),
+    confounded=True,
     view=View(
       "dose",
       ("zero padded", "wrapped"),

@@ -11,7 +11,6 @@ from analysis import statistics
 from analysis.claims.accuracy import Corrected, adjusted, matched
 from analysis.claims.base import (
   EQUIVALENT,
-  INCONCLUSIVE,
   NOT_TESTED,
   REFUTED,
   SUPPORTED,
@@ -20,6 +19,7 @@ from analysis.claims.base import (
   Term,
 )
 from analysis.claims.evidence import Evidence, NotTestedError, UndefinedError
+from analysis.claims.rules import combine, p_value, read
 from analysis.statistics import Interval
 
 EFFECT_COLUMNS = (
@@ -43,6 +43,8 @@ EFFECT_COLUMNS = (
   "sd",
   "power",
   "seeds_needed",
+  "detectable",
+  "floor",
   "note",
 )
 
@@ -67,6 +69,8 @@ CLAIM_COLUMNS = (
   "p_sign_flip",
   "power",
   "seeds_needed",
+  "detectable",
+  "floor",
   "source",
   "note",
 )
@@ -101,80 +105,8 @@ class _Found(NamedTuple):
   tested: bool = True
   # Standard error on top of that over seeds.
   se: float = 0.0
-
-
-def p_value(part: Part, values: statistics.Values) -> float:
-  """Two-sided p for what the part's rule calls supported.
-
-  Twice the one-sided p, so that the interval of level 1 - alpha shows the same.
-
-  Args:
-    part: its rule and margin.
-    values: one a seed.
-  """
-  x = np.asarray(values, np.float64)
-  one_sided = {
-    "greater": lambda: statistics.p_above(x),
-    "at_least": lambda: statistics.p_above(x, part.margin),
-    "at_most": lambda: statistics.p_above(-x, -part.margin),
-    "equivalent": lambda: statistics.p_equivalent(x, part.margin),
-  }[part.rule]()
-  return min(1.0, 2 * one_sided) if one_sided == one_sided else one_sided
-
-
-def read(
-  rule: str, margin: float, holm: Interval, strict: Interval | None = None
-) -> str:
-  """The verdict that an effect's intervals give; see `analysis.claims.base`.
-
-  Args:
-    rule: one of `base.RULES`.
-    margin: the smallest effect of interest, or the bound.
-    holm: the interval that support is read off.
-    strict: the wider one that refutation, and equivalence to nothing, is read
-      off; the same if not given.
-
-  Returns:
-    A verdict; inconclusive where the interval is unknown.
-  """
-  if math.isnan(holm.low):
-    return INCONCLUSIVE
-  _, low, high = holm
-  _, lowest, highest = strict or holm
-  supported, refuted = {
-    "greater": (low > 0, highest < margin),
-    "at_least": (low > margin, highest < margin),
-    "at_most": (high < margin, lowest > margin),
-    "equivalent": (
-      -margin < low and high < margin,
-      lowest > margin or highest < -margin,
-    ),
-  }[rule]
-  if rule == "greater" and -margin < lowest and highest < margin:
-    return EQUIVALENT
-  if supported:
-    return SUPPORTED
-  return REFUTED if refuted else INCONCLUSIVE
-
-
-def combine(verdicts: Sequence[str]) -> str:
-  """The verdict on a claim all of whose parts have to hold.
-
-  Args:
-    verdicts: of the parts.
-
-  Returns:
-    Supported or equivalent if all parts are; refuted if one is, or if one is
-    equivalent, which excludes the predicted effect, and others are not.
-  """
-  if NOT_TESTED in verdicts:
-    return NOT_TESTED
-  for verdict in (SUPPORTED, EQUIVALENT):
-    if all(v == verdict for v in verdicts):
-      return verdict
-  if REFUTED in verdicts or EQUIVALENT in verdicts:
-    return REFUTED
-  return INCONCLUSIVE
+  # What resampling alone makes of it; NaN where that is not known.
+  floor: float = _NAN
 
 
 def judge(claims: Sequence[Claim], evidence: Evidence) -> Verdicts:
@@ -231,10 +163,24 @@ def _gather(claim: Claim, evidence: Evidence) -> list[_Found]:
   beside = [_look(part, BESIDE, evidence) for part in claim.beside]
   found += [f for f in beside if f.tested]
   if claim.confounded:
-    for part in claim.parts:
+    for part in filter(compares_trained, claim.parts):
       for role, correct in ((ADJUSTED, adjusted), (MATCHED, matched)):
         found.append(_look(part, role, evidence, correct))
   return found
+
+
+def compares_trained(part: Part) -> bool:
+  """Whether a part sets trained networks against each other.
+
+  Only there can a difference in accuracy stand behind the effect: an untrained
+  network has none to speak of, and a network is as accurate as itself.
+
+  Args:
+    part: of a claim.
+  """
+  selects = [term.select for term in part.terms]
+  cells = {select.cell for select in selects}
+  return len(cells) > 1 and all(s.stage == "trained" for s in selects)
 
 
 def _look(
@@ -249,12 +195,13 @@ def _look(
       found = Corrected(evidence.contrast(part.terms))
     else:
       found = correct(evidence, part.terms)
+    floor = evidence.floor(part.terms)
   except NotTestedError as error:
     return _Found(part, role, empty, str(error), tested=False)
   except UndefinedError as error:
     return _Found(part, role, empty, str(error))
   note = found.note if len(found.values) > 1 else "fewer than two seeds"
-  return _Found(part, role, found.values, note, se=found.se)
+  return _Found(part, role, found.values, note, se=found.se, floor=floor)
 
 
 def _claim_p(claim: Claim, found: Sequence[_Found]) -> float:
@@ -284,8 +231,11 @@ def _effect(
   if found.tested:
     verdict = read(part.rule, part.margin, holm, strict)
   equivalent = part.rule == "equivalent"
-  # Against a bound there is no effect of a known size to find.
-  power = needed = _NAN
+  # Against a bound there is no effect of a known size to find: there it is said
+  # how far from the bound one is found.
+  power = needed = detectable = _NAN
+  if part.rule in ("at_least", "at_most") and not found.se:
+    detectable = statistics.detectable(sd, len(x), alpha)
   if part.rule in ("greater", "equivalent") and not found.se:
     of = statistics.power_equivalent if equivalent else statistics.power
     level = alpha / 2 if equivalent else alpha
@@ -316,6 +266,8 @@ def _effect(
     "sd": sd,
     "power": power,
     "seeds_needed": needed,
+    "detectable": detectable,
+    "floor": found.floor,
     "note": found.note,
   }
 
@@ -345,7 +297,7 @@ def _row(
   row: dict[str, object] = dict.fromkeys(CLAIM_COLUMNS, "")
   numbers = ("effect", "low", "high", "p_holm", "margin", "low_holm")
   numbers += ("high_holm", "low_strict", "high_strict")
-  numbers += ("p_sign_flip", "power", "seeds_needed")
+  numbers += ("floor", "p_sign_flip", "power", "seeds_needed", "detectable")
   row |= dict.fromkeys(numbers, _NAN)
   row |= {
     "claim": claim.id,

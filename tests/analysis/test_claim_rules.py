@@ -22,7 +22,8 @@ from analysis.claims.base import (
   value,
 )
 from analysis.claims.evidence import Evidence
-from analysis.claims.verdicts import combine, judge, p_value, read
+from analysis.claims.rules import combine, p_value, read
+from analysis.claims.verdicts import judge
 from analysis.statistics import Interval
 
 _S, _R, _E, _I = SUPPORTED, REFUTED, EQUIVALENT, INCONCLUSIVE

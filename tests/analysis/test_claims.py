@@ -18,6 +18,7 @@ from analysis.claims.base import (
   value,
 )
 from analysis.claims.evidence import Evidence, NotTestedError, UndefinedError
+from analysis.claims.verdicts import compares_trained
 from analysis.measures import MEASURES, ROWS
 from analysis.orbits import measure
 from experiments import building, measuring
@@ -101,6 +102,18 @@ def test_the_preset_mnist_tests_all_and_what_stands_beside(claim):
   assert not list(_refusals(parts, "mnist"))
   cells = {cell.name for cell in PRESETS["mnist"].cells}
   assert set(claim.view.cells) <= cells
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=_BY_ID)
+def test_where_accuracy_confounds_the_claim_says_so(claim):
+  """Trained networks against each other, in anything but accuracy itself."""
+  parts = [part for part in claim.parts if compares_trained(part)]
+  others = [
+    part
+    for part in parts
+    if {s.measure for s in _selects([part])} != {"test_accuracy"}
+  ]
+  assert claim.confounded == bool(others)
 
 
 def test_what_a_preset_lacks_is_found():
@@ -216,6 +229,26 @@ def test_a_floor_is_taken_away_where_asked_for():
   above = _A._replace(above_floor=True)
   assert evidence.select(above).tolist() == [0.25, 0.5]
   assert evidence.select(_A).tolist() == [0.75, 1.0]
+
+
+def test_the_floor_of_a_contrast_is_the_contrast_of_floors():
+  rows = [
+    *(_row(0, 0.75, floor=0.5), _row(1, 1.0, floor=0.6)),
+    *(_row(s, 0.5, run="run of b", floor=0.2) for s in (0, 1)),
+  ]
+  evidence = _evidence(rows)
+  assert evidence.floor(value(_A)) == pytest.approx(0.55)
+  assert evidence.floor(difference(_A, _B)) == pytest.approx(0.35)
+  # One that is taken away is named all the same.
+  above = value(_A._replace(above_floor=True))
+  assert evidence.floor(above) == pytest.approx(0.55)
+
+
+def test_what_has_no_floor_has_none():
+  evidence = _evidence([_row(0, 0.75, floor=np.nan), _row(1, 1.0)])
+  assert np.isnan(evidence.floor(value(_A)))
+  evidence.networks["score"] = []
+  assert np.isnan(evidence.floor(value(Select("a", "score"))))
 
 
 def test_directions_are_averaged_and_other_doses_left_out():

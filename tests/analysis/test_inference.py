@@ -9,6 +9,7 @@ from scipy import stats
 
 from analysis.statistics import (
   BOOTSTRAP_SEEDS,
+  detectable,
   holm,
   mean_interval,
   p_above,
@@ -303,6 +304,20 @@ def test_the_seeds_needed_for_one_standard_deviation_are_those_of_tables():
   # Cohen's tables, d = 1, 0.5 and 0.2, power 0.8, two-sided 0.05.
   found = [seeds_needed(1.0, d, 0.05) for d in (1.0, 0.5, 0.2)]
   assert found == [10, 34, 199]
+
+
+@pytest.mark.parametrize(("n", "alpha"), [(2, 0.05), (5, 0.05 / 15), (8, 0.05)])
+def test_the_detectable_distance_is_found_with_the_power(n, alpha):
+  found = detectable(0.03, n, alpha)
+  assert power(0.03, found, n, alpha) == pytest.approx(0.8)
+  assert detectable(0.06, n, alpha) == pytest.approx(2 * found)
+  more = detectable(0.03, n, alpha, wanted=0.95)
+  assert power(0.03, more, n, alpha) == pytest.approx(0.95)
+
+
+def test_what_is_detectable_needs_seeds_and_a_spread():
+  assert detectable(0.0, 5, 0.05) == 0.0
+  assert np.isnan([detectable(1.0, 1, 0.05), detectable(np.nan, 5, 0.05)]).all()
 
 
 def test_more_seeds_than_are_searched_are_infinitely_many():
