@@ -100,6 +100,49 @@ def load(config: DataConfig) -> Dataset:
   )
 
 
+def outline(config: DataConfig) -> Dataset:
+  """A data set for planning: of the right sizes, and black where not at hand.
+
+  Nothing is downloaded or prepared, so that what a study would take can be
+  known before the images are there.
+
+  Args:
+    config: as for `load`.
+
+  Returns:
+    What `load` does where that takes no download: the digits, the IDX files in
+    --data_dir, a set that TFDS prepared. Else, for the IDX family, black images
+    without provenance.
+
+  Raises:
+    UsageError, ExperimentError: as `load`.
+  """
+  if config.dataset not in idx.FAMILY or _has_files(config.data_dir):
+    return load(config)
+  _on_canvas(_black(1, idx.SIZE), config)  # refuses a smaller one
+  train = _black(idx.TRAIN_IMAGES, config.canvas)
+  test = _black(idx.TEST_IMAGES, config.canvas)
+  return Dataset(
+    config.dataset,
+    _first(train, config.train_examples, "train"),
+    _first(test, config.test_examples, "test"),
+    10,
+    {"dataset": config.dataset},
+  )
+
+
+def _black(count: int, size: int) -> Split:
+  """So many images in the memory of one pixel."""
+  shape = (count, size, size, 1)
+  return Split(np.broadcast_to(np.uint8(0), shape), np.zeros(count, np.int32))
+
+
+def _has_files(data_dir: str) -> bool:
+  """Whether a folder holds any of the IDX files."""
+  files = idx.FILES.values()
+  return bool(data_dir) and any((Path(data_dir) / f).exists() for f in files)
+
+
 def _first(split: Split, count: int, which: str) -> Split:
   available = len(split.labels)
   if not 0 <= count <= available:
@@ -207,7 +250,7 @@ def _idx_family(
   name: str, data_dir: str
 ) -> tuple[Split, Split, dict[str, Any]]:
   folder = Path(data_dir) if data_dir else None
-  if folder and any((folder / f).exists() for f in idx.FILES.values()):
+  if folder and _has_files(data_dir):
     return _idx_folder(name, folder)
   if folder and folder.exists() and not folder.is_dir():
     raise ExperimentError(f"--data_dir={folder} is not a folder")

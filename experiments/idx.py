@@ -23,6 +23,9 @@ class IdxFiles(NamedTuple):
   size: dict[str, int]
 
 
+# Every set of the family has so many images, so wide and high.
+TRAIN_IMAGES, TEST_IMAGES, SIZE = 60_000, 10_000, 28
+
 FILES = {
   ("train", "images"): "train-images-idx3-ubyte.gz",
   ("train", "labels"): "train-labels-idx1-ubyte.gz",

@@ -23,7 +23,10 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string("workdir", "", "results folder; results/<preset> if empty")
 flags.DEFINE_bool(
-  "dry_run", False, "print the cells, what is done and the time expected"
+  "dry_run",
+  False,
+  "print the cells, what is done and the time expected; nothing is downloaded"
+  " or written",
 )
 config.define_seed_flags(None)
 config.define_flags(
@@ -54,11 +57,10 @@ def main() -> None:
     changes["seeds"] = config.seeds_from_flags()
   study = presets.build(flags.FLAGS.preset, changes)
   workdir = Path(flags.FLAGS.workdir or presets.default_workdir(study))
-  dataset = datasets.load(study.data)
   if flags.FLAGS.dry_run:
-    print(studies.dry_run(study, dataset, workdir))
+    print(studies.dry_run(study, datasets.outline(study.data), workdir))
     return
-  studies.run_study(study, dataset, workdir)
+  studies.run_study(study, datasets.load(study.data), workdir)
   print(workdir)
 
 

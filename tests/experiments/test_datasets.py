@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 from sklearn.datasets import load_digits
 
-from experiments import datasets
+from experiments import datasets, tfds_data
 from experiments.config import DataConfig
 from experiments.errors import ExperimentError, UsageError
 
@@ -173,6 +173,51 @@ def test_a_canvas_smaller_than_the_images_is_refused(fake_mnist):
   message = "--canvas=27 is smaller than the 28x28 images of mnist"
   with pytest.raises(UsageError, match=message):
     datasets.load(config)
+
+
+@pytest.fixture
+def offline(monkeypatch):
+  """Whoever asks TFDS for images fails the test."""
+
+  def refuse(*_):
+    raise AssertionError("asked for images")
+
+  monkeypatch.setattr(tfds_data, "idx_family", refuse)
+  monkeypatch.setattr(tfds_data, "prepared", refuse)
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "kmnist"])
+def test_an_outline_has_the_sizes_without_the_images(name, tmp_path):
+  config = DataConfig(name, str(tmp_path), train_examples=10_000, canvas=40)
+  found = datasets.outline(config)
+  assert found.train.images.shape == (10_000, 40, 40, 1)
+  assert found.test.images.shape == (10_000, 40, 40, 1)
+  assert len(found.train.labels) == len(found.test.labels) == 10_000
+  assert found.num_classes == 10
+  assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"train_examples": 60_001}, "not between 0 .all. and the 60000 there"),
+    ({"canvas": 27}, "--canvas=27 is smaller than the 28x28 images of kmnist"),
+  ],
+)
+def test_an_outline_refuses_what_would_be_refused(changes, message):
+  with pytest.raises(UsageError, match=message):
+    datasets.outline(DataConfig("kmnist", **changes))
+
+
+@pytest.mark.usefixtures("offline")
+def test_what_is_at_hand_needs_no_outline(all_digits, fake_mnist):
+  digits = datasets.outline(DataConfig())
+  assert digits.provenance == all_digits.provenance
+  config = DataConfig("mnist", str(fake_mnist.folder))
+  outline, loaded = datasets.outline(config), datasets.load(config)
+  assert outline.provenance == loaded.provenance
 
 
 def test_mnist_is_mnist(mnist_dir):
