@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jinja2
 import pandas as pd
 
+from analysis import wording
 from analysis.claims.base import (
   EQUIVALENT,
   INCONCLUSIVE,
@@ -24,7 +25,6 @@ from analysis.claims.base import (
   SUPPORTED,
   VERDICTS,
   Claim,
-  Part,
 )
 from analysis.claims.verdicts import DECIDES
 
@@ -47,11 +47,6 @@ _MEANINGS = {
   NOT_TESTED: "this study has no network or no measurement for it",
 }
 
-_MISSING = "\N{EN DASH}"
-_MINUS = "\N{MINUS SIGN}"
-_PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
-_SUPERSCRIPTS = str.maketrans("-0123456789", "\u207b⁰¹²³⁴⁵⁶⁷⁸⁹")
-
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -66,7 +61,8 @@ class Report(NamedTuple):
     pictures: PNG files by name; that of a claim is named claim_<its id>.
     captions: what each shows, for those who do not see it.
     controls: columns control, expected, obtained, holds.
-    floors: columns cell, layer, transform, equivariance_error, floor.
+    floors: columns cell, layer, transform, equivariance_error, interval, floor,
+      n_seeds.
     networks: columns cell, what, parameters, test_accuracy.
     methods: paragraphs.
     limits: sentences, a list item each.
@@ -149,7 +145,7 @@ def _template() -> jinja2.Template:
     trim_blocks=True,
     lstrip_blocks=True,
   )
-  environment.filters["cell"] = _cell
+  environment.filters["cell"] = wording.cell
   return environment.get_template("report.html")
 
 
@@ -168,21 +164,23 @@ def _claim(
     "statement": row["statement"],
     "verdict": row["verdict"],
     "rank": VERDICTS.index(row["verdict"]),
-    "sentence": _sentence(row, effects),
-    "decided_by": _text(row["decided_by"]),
-    "effect": _with_unit(row["effect"], "" if exact else row["unit"]),
-    "effect_value": _sortable(row["effect"]),
-    "interval": "exact" if exact else _interval(row["low"], row["high"]),
-    "p": _p(row["p_holm"]),
-    "p_value": _sortable(row["p_holm"]),
-    "n": str(n) if n else _MISSING,
+    "plain": wording.PLAIN[row["verdict"]],
+    "sentence": wording.sentence(row, effects),
+    "decided_by": wording.text(row["decided_by"]),
+    "effect": wording.with_unit(row["effect"], "" if exact else row["unit"]),
+    "effect_value": wording.sortable(row["effect"]),
+    "interval": "exact" if exact else wording.interval(row["low"], row["high"]),
+    "floor": wording.floor(row),
+    "p": wording.p(row["p_holm"]),
+    "p_value": wording.sortable(row["p_holm"]),
+    "n": str(n) if n else wording.MISSING,
     "n_value": str(n) if n else "",
-    "note": _text(row["note"]),
+    "note": wording.text(row["note"]),
     "source": row["source"],
     "quantity": claim.quantity,
-    "asked": _asked_of(claim.parts),
+    "asked": wording.asked_of(claim.parts),
     "reason": claim.reason,
-    "power": "" if exact else _power(row),
+    "power": "" if exact else wording.power(row),
     "figure": _picture(picture, report) if picture in report.pictures else None,
     "effects": [_effect(effect) for effect in effects],
   }
@@ -195,212 +193,16 @@ def _effect(row: Mapping[Any, Any]) -> dict[str, Any]:
     "role": row["role"],
     "decides": row["role"] == DECIDES,
     "label": row["label"],
-    "asked": _asked(row["rule"], row["margin"], row["unit"]),
-    "effect": _with_unit(row["effect"], row["unit"]),
-    "interval": _interval(row["low"], row["high"]),
-    "adjusted": _interval(row["low_holm"], row["high_holm"]),
-    "p_sign_flip": _p(row["p_sign_flip"]),
-    "n": str(n) if n else _MISSING,
+    "asked": wording.asked(row["rule"], row["margin"], row["unit"]),
+    "effect": wording.with_unit(row["effect"], row["unit"]),
+    "interval": wording.interval(row["low"], row["high"]),
+    "floor": wording.floor(row),
+    "adjusted": wording.interval(row["low_holm"], row["high_holm"]),
+    "p_sign_flip": wording.p(row["p_sign_flip"]),
+    "n": str(n) if n else wording.MISSING,
     "verdict": row["verdict"],
-    "note": _text(row["note"]),
+    "note": wording.text(row["note"]),
   }
-
-
-# --- words -------------------------------------------------------------------
-
-
-def _sentence(
-  row: Mapping[Any, Any], effects: Sequence[Mapping[Any, Any]]
-) -> str:
-  """The verdict and the numbers it rests on, in one or two sentences."""
-  head, note = row["verdict"].capitalize(), _text(row["note"])
-  if row["verdict"] == NOT_TESTED:
-    return f"{head}: {note}."
-  if row["rule"] == "exact":
-    counted = f"{_number(row['effect'])} {row['decided_by']}"
-    return f"{head}: {counted}; {note}."
-  deciding = [e for e in effects if e["role"] == DECIDES]
-  # A claim may be refuted by a part that is equivalent.
-  verdict = next(
-    (e["verdict"] for e in deciding if e["label"] == row["decided_by"]),
-    row["verdict"],
-  )
-  together = _together(row["verdict"], [e["verdict"] for e in deciding])
-  n = int(row["n_seeds"])
-  seeds = f"n = {n} seed{'' if n == 1 else 's'}"
-  value = _with_unit(row["effect"], row["unit"])
-  label = row["decided_by"]
-  if len(deciding) > 1:
-    label = f"its part \N{LEFT DOUBLE QUOTATION MARK}{label}"
-    label += "\N{RIGHT DOUBLE QUOTATION MARK}"
-  if _is_missing(row["effect"]):
-    return f"{head}: {label} has no value: {note}.{together}"
-  if _is_missing(row["low_holm"]):
-    why = f": {note}" if note else ""
-    return f"{head}: {label} is {value} ({seeds}), no interval{why}.{together}"
-  return (
-    f"{head}: {label} is {value} (95 % interval"
-    f" {_interval(row['low'], row['high'])}; adjusted for all claims"
-    f" {_interval(*_read_off(row, verdict))}; {seeds}),"
-    f" {_conclusion(row, verdict)}.{together}"
-  )
-
-
-def _read_off(row: Mapping[Any, Any], verdict: str) -> tuple[float, float]:
-  """The interval that the verdict rests on: the wider one but for support."""
-  kind = "holm" if verdict == SUPPORTED else "strict"
-  return row[f"low_{kind}"], row[f"high_{kind}"]
-
-
-def _conclusion(row: Mapping[Any, Any], verdict: str) -> str:
-  """Where the interval lies, by the rule that read the verdict off it."""
-  rule, (low, high) = row["rule"], _read_off(row, verdict)
-  margin = _number(row["margin"])
-  within = f"{_PLUS_MINUS}{margin}"
-  if rule == "greater":
-    opposite = "all below 0, the opposite of what was predicted"
-    small = f"all below {margin}, the smallest effect of interest"
-    return {
-      SUPPORTED: "all above 0",
-      EQUIVALENT: f"all within {within}, an effect too small to matter",
-      REFUTED: opposite if high < 0 else small,
-      INCONCLUSIVE: f"which holds both 0 and {margin}, the smallest effect of"
-      " interest",
-    }[verdict]
-  if rule == "equivalent":
-    side = "above" if low > 0 else "below"
-    bound = margin if low > 0 else f"{_MINUS}{margin}"
-    return {
-      SUPPORTED: f"all within {within}, a difference too small to matter",
-      REFUTED: f"all {side} {bound}, a difference that matters",
-      INCONCLUSIVE: f"which lies partly within {within} and partly beyond",
-    }[verdict]
-  bound, above, below = {
-    "at_least": ("the least that is claimed", SUPPORTED, REFUTED),
-    "at_most": ("the most that is claimed", REFUTED, SUPPORTED),
-  }[rule]
-  return {
-    above: f"all above {margin}, {bound}",
-    below: f"all below {margin}, {bound}",
-    INCONCLUSIVE: f"on both sides of {margin}, {bound}",
-  }[verdict]
-
-
-def _together(verdict: str, parts: Sequence[str]) -> str:
-  """What the other parts say, if there are any; starts with a space."""
-  if len(parts) < 2:
-    return ""
-  every = "Both" if len(parts) == 2 else f"All {len(parts)}"
-  if verdict == SUPPORTED:
-    least = "weaker" if len(parts) == 2 else "weakest"
-    return f" {every} parts hold; this is the {least}."
-  if verdict == EQUIVALENT:
-    return f" {every} parts are that small."
-  held = list(parts).count(SUPPORTED)
-  do = {0: "none does", 1: "1 does"}.get(held, f"{held} do")
-  return f" {every} parts have to hold, and {do}."
-
-
-def _asked(rule: str, margin: float, unit: str) -> str:
-  """What a part has to show, in a few words."""
-  bound = _with_unit(margin, unit)
-  return {
-    "greater": f"above 0; matters from {bound}",
-    "at_least": f"at least {bound}",
-    "at_most": f"at most {bound}",
-    "equivalent": f"within {_PLUS_MINUS}{bound}",
-  }[rule]
-
-
-def _asked_of(parts: Sequence[Part]) -> str:
-  """The same for a claim, part by part where they differ."""
-  asked = [_asked(part.rule, part.margin, part.unit) for part in parts]
-  if len(set(asked)) < 2:
-    return "".join(asked[:1])
-  named = zip(parts, asked, strict=True)
-  return "; ".join(f"{part.label}: {words}" for part, words in named)
-
-
-def _power(row: Mapping[Any, Any]) -> str:
-  if row["rule"] in ("at_least", "at_most"):
-    return (
-      "not defined: against a bound there is no effect of a known size to find"
-    )
-  if _is_missing(row["power"]):
-    note = _text(row["note"])
-    return f"{_MISSING} ({note})" if note else _MISSING
-  power = row["power"]
-  size = "above 0.999" if power > 0.999 else _number(power)
-  text = f"power {size} at the smallest effect of interest"
-  needed = row["seeds_needed"]
-  if _is_missing(needed):
-    return text
-  if math.isinf(needed):
-    return f"{text}; more seeds than 1,000 would be needed for 80 %"
-  return f"{text}; {needed:,.0f} seeds would do for 80 %"
-
-
-# --- numbers -----------------------------------------------------------------
-
-
-def _is_missing(value: Any) -> bool:
-  return value is None or bool(pd.isna(value))
-
-
-def _text(value: Any) -> str:
-  """A text; empty where a table that was read back has no value."""
-  return "" if _is_missing(value) else str(value)
-
-
-def _number(value: float) -> str:
-  """Three significant digits, or an en dash where there is no number."""
-  if _is_missing(value):
-    return _MISSING
-  if math.isinf(value):
-    return "\N{INFINITY}" if value > 0 else f"{_MINUS}\N{INFINITY}"
-  text = f"{float(value):.3g}"
-  rounded = float(text)
-  if abs(rounded) >= 1000:
-    text = f"{rounded:,.0f}"
-  if "e" in text:
-    digits, exponent = text.split("e")
-    power = str(int(exponent)).translate(_SUPERSCRIPTS)
-    times = "\N{NO-BREAK SPACE}\N{MULTIPLICATION SIGN}\N{NO-BREAK SPACE}"
-    text = f"{digits}{times}10{power}"
-  if rounded == 0:
-    text = "0"
-  return text.replace("-", _MINUS, 1)
-
-
-def _with_unit(value: float, unit: Any) -> str:
-  known = _text(unit) and not _is_missing(value)
-  return f"{_number(value)} {unit}" if known else _number(value)
-
-
-def _interval(low: float, high: float) -> str:
-  if _is_missing(low) or _is_missing(high):
-    return _MISSING
-  return f"{_number(low)} to {_number(high)}"
-
-
-def _p(value: float) -> str:
-  return "< 0.001" if value < 0.001 else _number(value)
-
-
-def _sortable(value: float) -> str:
-  """A number for the script to sort by; empty where there is none."""
-  return "" if _is_missing(value) else repr(float(value))
-
-
-def _cell(value: Any) -> str:
-  """A cell of a table whose columns hold numbers and texts."""
-  if _is_missing(value):
-    return _MISSING
-  if isinstance(value, str):
-    return value
-  if float(value).is_integer():
-    return f"{int(value):,}"
-  return _number(value)
 
 
 def _finite(value: Any) -> Any:

@@ -1,15 +1,17 @@
 """What a study's report says: its tables put into words."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from analysis import claims, statistics
+from analysis import claims, statistics, wording
 from analysis.claims.accuracy import MATCHED_POINTS
+from analysis.claims.base import Claim
 from analysis.claims.verdicts import Verdicts
 from analysis.figures import style
+from analysis.figures.claims import MEASURES
 from analysis.report import Report
 
 _CAPTIONS = {
@@ -65,14 +67,12 @@ def assemble(content: Content) -> Report:
   """The report's content, in the order of the page."""
   study = content.provenance["study"]
   name = style.DATASETS.get(study["data"]["dataset"], study["data"]["dataset"])
-  statements = {c.id: c.statement for c in claims.CLAIMS}
+  catalogue = {c.id: c for c in claims.CLAIMS}
   captions = dict(_CAPTIONS)
   for picture in content.pictures:
     claim = picture.removeprefix("claim_")
-    if claim in statements:
-      captions[picture] = (
-        f"Measurements and effects, with intervals, for: {statements[claim]}"
-      )
+    if claim in catalogue:
+      captions[picture] = _caption(catalogue[claim], content)
   return Report(
     title=f"How invariant are CNNs? The study {study['preset']} on {name}",
     claims=content.verdicts.claims,
@@ -88,6 +88,36 @@ def assemble(content: Content) -> Report:
     provenance=content.provenance,
     files=_FILES,
   )
+
+
+def _caption(claim: Claim, content: Content) -> str:
+  """What a claim's figure shows, for those who do not see it."""
+  if claim.exact:
+    return f"{claim.statement}: numbers claimed and numbers counted"
+  runs = {c["cell"] for c in content.provenance["study"]["cells"]}
+  view = claim.view
+  cells = [cell for cell in view.cells if cell in runs]
+  below = "effects with their intervals and seeds, as in the table"
+  if not view.x or not cells:
+    return f"{claim.statement}: {below}"
+  measures = " and ".join(
+    MEASURES.get(m, m) for m in view.measure.split("|")
+  ).capitalize()
+  against = {
+    "layer": "layer by layer",
+    "dose": "against the size of the transformation",
+    "displacement": "against displacement",
+  }[view.x]
+  stages = ", trained and untrained" if len(view.stages) > 1 else ""
+  return (
+    f"{measures} {against}, under {_listed(view.transforms)}, of the networks"
+    f" {_listed(cells)}{stages}; below, {below}"
+  )
+
+
+def _listed(words: Sequence[str]) -> str:
+  """As in a, b and c."""
+  return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 def _floors(content: Content) -> pd.DataFrame:
@@ -110,10 +140,13 @@ def _floors(content: Content) -> pd.DataFrame:
             row["layer"],
             f"{family} by {dose}",
             row["mean"],
+            wording.interval(row["low"], row["high"]),
             row["floor"],
+            row["n_seeds"],
           )
         )
-  columns = ["cell", "layer", "transform", "equivariance_error", "floor"]
+  columns = ["cell", "layer", "transform", "equivariance_error", "interval"]
+  columns += ["floor", "n_seeds"]
   return pd.DataFrame(lines, columns=columns)
 
 
@@ -127,6 +160,7 @@ def _networks(content: Content) -> pd.DataFrame:
     text = f"{found.mean:.2f} %"
     if not np.isnan(found.low):
       text += f" ({found.low:.2f} to {found.high:.2f})"
+    text += f", n = {len(rows)}"
     what = cell["run"]
     if cell["train"]:
       what += f"; {_flags(cell['train'])}"
@@ -184,7 +218,9 @@ def _methods(content: Content, name: str) -> list[str]:
     " not pass, and no verdict rests on it.",
     "Power is that of the t test at the claim's corrected level, for a true"
     " effect as large as the smallest of interest and the spread seen over"
-    " seeds; beside it the number of seeds that would give 80 %.",
+    " seeds; beside it the number of seeds that would give 80 %. Where a value"
+    " is held against a bound there is no effect of a known size to find:"
+    " there the distance from the bound is given that is found with 80 %.",
     "Where networks of different accuracy are compared, the effect is repeated"
     " accuracy-adjusted (analysis of covariance: what goes with accuracy"
     " within networks is subtracted; the slope's own uncertainty is in the"

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from analysis import claims, figures, report, statistics
 from analysis.claims import controls, verdicts
+from analysis.claims.base import Claim
 from analysis.claims.evidence import Evidence
 from analysis.claims.verdicts import Verdicts
 from analysis.tables import LOST_INTENSITY, lost_beyond
@@ -176,16 +177,21 @@ def _draw(results: Results, found: Verdicts) -> dict[str, dict[str, bytes]]:
   for claim in claims.CLAIMS:
     if claim.id in drawn:
       pictures[f"claim_{claim.id}"] = figures.render(
-        figures.claim_figure(
-          claim,
-          found.effects,
-          found.values,
-          results.tables["measurements.parquet"],
-          results.runs,
-        ),
-        few_colours=True,
+        _draw_claim(claim, results, found), few_colours=True
       )
   return pictures
+
+
+def _draw_claim(claim: Claim, results: Results, found: Verdicts) -> Figure:
+  if claim.exact:
+    return figures.exact_figure(claim, results.tables["exact.csv"])
+  return figures.claim_figure(
+    claim,
+    found.effects,
+    found.values,
+    results.tables["measurements.parquet"],
+    results.runs,
+  )
 
 
 def _warn_of(checked: pd.DataFrame) -> None:

@@ -107,7 +107,9 @@ _EQUIVARIANCE = (
       ),
     ),
     view=View(
-      *("layer", ("unpooled", "pooled"), "equivariance_error"),
+      *("layer", ("unpooled", "pooled")),
+      measure="equivariance_error|invariance_error",
+      transforms=("translation",),
       layers=(),
     ),
     preset="quick",

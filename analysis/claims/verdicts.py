@@ -321,8 +321,12 @@ def _row(
     "claim": claim.id,
     "verdict": combine([str(e["verdict"]) for e in deciding]),
     "decided_by": weakest["label"],
-    "figure": f"figures/claim_{claim.id}.png" if known else "",
+    "figure": _figure(claim) if known else "",
   }
+
+
+def _figure(claim: Claim) -> str:
+  return f"figures/claim_{claim.id}.png"
 
 
 def _doubt(verdict: str, effect: dict[str, object]) -> tuple[bool, float]:
@@ -345,5 +349,6 @@ def _exact(claim: Claim, evidence: Evidence) -> dict[str, object]:
     "unit": "wrong",
     "rule": "exact",
     "decided_by": f"wrong numbers, of {counted} counted",
+    "figure": _figure(claim),
     "note": "exact: no seeds, no interval",
   }

@@ -5,6 +5,7 @@ is the same, byte for byte, when rendered by `render`.
 """
 
 from analysis.figures.claims import claim_figure
+from analysis.figures.exact import exact_figure
 from analysis.figures.layers import (
   dose_response,
   invariance_by_layer,
@@ -20,6 +21,7 @@ __all__ = [
   "accuracy_and_consistency",
   "claim_figure",
   "dose_response",
+  "exact_figure",
   "invariance_by_layer",
   "render",
   "sensitivity_map",

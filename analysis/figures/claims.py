@@ -26,7 +26,7 @@ VERDICT_COLOURS = {
   "inconclusive": "#6b6b6b",
 }
 
-_MEASURES = {
+MEASURES = {
   "invariance_error": "invariance error",
   "equivariance_error": "equivariance error",
   "normalized_variance": "normalised variance",
@@ -48,6 +48,7 @@ class _Line(NamedTuple):
   stage: str
   colour: str
   marker: str
+  order: int
 
   @property
   def drawn(self) -> dict[str, Any]:
@@ -56,6 +57,9 @@ class _Line(NamedTuple):
       "marker": self.marker,
       "linestyle": "solid" if trained else style.UNTRAINED,
       "markerfacecolor": self.colour if trained else "white",
+      # The first named lies on top, and a value of 0 has a whole marker.
+      "zorder": 3 - 0.01 * self.order,
+      "clip_on": False,
     }
 
 
@@ -88,7 +92,7 @@ def claim_figure(
     figure, axes = style.new_mosaic(
       max(len(panels), 1), bool(panels), (11.0, top + height), (top, height)
     )
-    lines = _lines(claim, runs) if panels else []
+    lines = _distinct(_lines(claim, runs), summary) if panels else []
     for axis, panel in zip(axes[:-1], panels, strict=False):
       _draw_panel(axis, claim, panel, lines, summary)
     own = values[values["claim"] == claim.id]
@@ -136,8 +140,37 @@ def _lines(claim: Claim, runs: Mapping[str, str]) -> list[_Line]:
     colour = _COLOURS[i % len(_COLOURS)]
     marker = style.MARKERS[i % len(style.MARKERS)]
     for stage in view.stages:
-      result.append(_Line(cell, runs[cell], layer, stage, colour, marker))
+      result.append(_Line(cell, runs[cell], layer, stage, colour, marker, i))
   return result
+
+
+def _distinct(lines: Sequence[_Line], summary: pd.DataFrame) -> list[_Line]:
+  """Without those that another covers.
+
+  Networks that differ in their training only are the same before it.
+  """
+  kept, seen = [], []
+  for line in lines:
+    own = summary[
+      (summary["run"] == line.run) & (summary["stage"] == line.stage)
+    ]
+    if line.layer:
+      own = own[own["layer"] == line.layer]
+    keys = ["measure", "transform", "layer_index", "dose"]
+    means = own.sort_values(keys)["mean"].to_numpy()
+    if line.stage == "init":
+      if any(_equal(means, m) for m in seen):
+        continue
+      seen.append(means)
+    kept.append(line)
+  return kept
+
+
+def _equal(one: np.ndarray, other: np.ndarray) -> bool:
+  """But for rounding: blocks of other sizes add up in another order."""
+  return one.shape == other.shape and bool(
+    np.allclose(one, other, rtol=1e-4, atol=1e-6, equal_nan=True)
+  )
 
 
 def _summary(
@@ -164,7 +197,7 @@ def _draw_panel(
 ) -> None:
   kind = claim.view.x
   rows = summary[summary["measure"] == panel.measure]
-  axis.set_ylabel(_MEASURES.get(panel.measure, panel.measure))
+  axis.set_ylabel(MEASURES.get(panel.measure, panel.measure))
   if kind == "displacement":
     run = next(line.run for line in lines if line.cell == panel.cell)
     layer = claim.view.layers[0]
@@ -224,6 +257,7 @@ def _draw_displacement(
       _COLOURS[i],
       marker=style.MARKERS[i],
       label=family,
+      clip_on=False,
     )
   axis.set_xlabel("displacement of the content (px)")
   axis.legend(loc="lower right", fontsize=8)
@@ -301,7 +335,10 @@ def _draw_effects(
   ticks = [t for t in signed if _inside(axis, t)]
   axis.set_xticks(ticks, [f"{t:g}" for t in ticks])
   axis.minorticks_off()
-  axis.set_xlabel("effect, in multiples of its smallest effect of interest")
+  label = "effect, in multiples of its smallest effect of interest"
+  if max(map(abs, axis.get_xlim())) > _LINEAR:
+    label += f" (beyond {_LINEAR:g} on a logarithmic scale)"
+  axis.set_xlabel(label)
 
 
 def _limits(effects: pd.DataFrame) -> tuple[float, float]:

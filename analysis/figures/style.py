@@ -99,7 +99,7 @@ class Style(NamedTuple):
     label: the architecture in words.
     depth: its depth.
     colour: by pooling.
-    marker: by depth.
+    marker: by depth, or by pooling where all are equally deep.
   """
 
   run: str
@@ -212,7 +212,14 @@ def architectures(table: pd.DataFrame) -> list[Style]:
       label if labels.count(label) == 1 else f"{label} ({row['run']})",
       int(row["depth"]),
       colours[row["pooling"]],
-      MARKERS[depths.index(row["depth"]) % len(MARKERS)],
+      MARKERS[
+        (
+          depths.index(row["depth"])
+          if len(depths) > 1
+          else list(kinds).index(row["pooling"])
+        )
+        % len(MARKERS)
+      ],
     )
     for row, label in zip(runs, labels, strict=True)
   ]

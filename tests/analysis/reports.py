@@ -123,10 +123,13 @@ def example() -> Report:
   )
   floors = pd.DataFrame(
     [
-      ("low", "conv1", "rotation by 15°", 0.21234, 0.2),
-      ("low", "conv2", *[None] * 3),
+      ("low", "conv1", "rotation by 15°", 0.21234, "0.2 to 0.225", 0.2, 5),
+      ("low", "conv2", *[None] * 5),
     ],
-    columns=["cell", "layer", "transform", "equivariance_error", "floor"],
+    columns=[
+      *("cell", "layer", "transform", "equivariance_error", "interval"),
+      *("floor", "n_seeds"),
+    ],
   )
   networks = pd.DataFrame(
     [("low", HOSTILE, 7370, "97.00 %"), ("high", "no run", 168650, None)],

@@ -74,7 +74,7 @@ def measurements():
 def drawn(measurements):
   """Draws the figure of a claim with some view."""
 
-  def draw(view, *, rule="greater", margin=0.05):
+  def draw(view, *, rule="greater", margin=0.05, table=measurements):
     select = Select("one", at=(), layers=("logits",))
     terms = (
       Term(1.0, select._replace(cell="two", measure="test_accuracy")),
@@ -103,9 +103,7 @@ def drawn(measurements):
     )
     evidence = Evidence(measurements, networks, exact, RUNS)
     found = verdicts.judge([claim], evidence)
-    return figures.claim_figure(
-      claim, found.effects, found.values, measurements, RUNS
-    )
+    return figures.claim_figure(claim, found.effects, found.values, table, RUNS)
 
   return draw
 
@@ -167,6 +165,56 @@ def test_effects_are_in_multiples_of_their_margin(drawn):
 def test_a_label_says_what_is_asked(drawn, rule, sign):
   (label,) = drawn(View(), rule=rule, margin=0.3).axes[-1].get_yticklabels()
   assert label.get_text() == f"two less one  [{sign}]"
+
+
+def test_networks_that_are_the_same_before_training_are_drawn_once(
+  drawn, measurements
+):
+  view = View("dose", ("one", "two"), stages=("trained", "init"))
+  names = [text.get_text() for text in drawn(view).legends[0].get_texts()]
+  assert names == [
+    f"{cell}, {stage}" for cell in RUNS for stage in ("trained", "untrained")
+  ]
+  before = measurements["stage"] == "init"
+  kept = measurements[~(before & (measurements["run"] == "run-two"))]
+  same = measurements[before & (measurements["run"] == "run-one")]
+  same = same.assign(run="run-two", value=same["value"] * (1 + 1e-6))
+  figure = drawn(view, table=pd.concat([kept, same]))
+  names = [text.get_text() for text in figure.legends[0].get_texts()]
+  assert names == ["one, trained", "one, untrained", "two, trained"]
+
+
+def test_a_scale_that_is_no_longer_linear_says_so(drawn):
+  label = "effect, in multiples of its smallest effect of interest"
+  assert drawn(View(), margin=5.0).axes[-1].get_xlabel() == label
+  assert drawn(View(), margin=0.5).axes[-1].get_xlabel() == (
+    f"{label} (beyond 3 on a logarithmic scale)"
+  )
+
+
+def test_numbers_are_drawn_as_claimed_and_as_counted():
+  claim = Claim("a", "A.", "s", "q", "r", exact=("sizes",))
+  exact = pd.DataFrame(
+    [
+      ("sizes", "one", 208, 208, 1),
+      ("sizes", "other", 0, 3, 225),
+      ("else", "third", 1, 1, 1),
+    ],
+    columns=["check", "what", "expected", "obtained", "counted"],
+  )
+  figure = figures.exact_figure(claim, exact)
+  (axis,) = figure.axes
+  numbers = [int(np.asarray(line.get_xdata())[0]) for line in axis.lines]
+  assert numbers == [208, 208, 0, 3]
+  right, wrong = (axis.lines[i].get_color() for i in (1, 3))
+  assert right != wrong
+  assert [text.get_text() for text in axis.texts] == [
+    "claimed 208, counted 208",
+    "claimed 0, counted 3, 225 layers",
+  ]
+  names = [label.get_text() for label in axis.get_yticklabels()]
+  assert names == ["one", "other"]
+  assert axis.get_xlim()[1] >= 208
 
 
 def test_a_figure_is_the_same_twice(drawn):

@@ -188,6 +188,52 @@ def test_what_is_not_tested_says_why(dom):
   assert "Power" not in text
 
 
+def test_every_verdict_is_said_in_plain_words_first(dom):
+  for name, words in (
+    ("high-beats-low", "✓ supported In this study it holds. Supported: high"),
+    ("low-is-large", "✗ refuted In this study it does not hold. Refuted: its"),
+    ("low-is-above-zero", "In this study there is no effect that matters. Equ"),
+    ("wide-is-small", "? inconclusive This study cannot tell. Inconclusive:"),
+    ("nobody-measured", "○ not tested Not tested: no network"),
+  ):
+    assert words in dom.one("article", id=f"claim-{name}").text
+
+
+def test_power_is_said_with_every_verdict(dom, example):
+  of = {
+    claim.id: dom.one("article", id=f"claim-{claim.id}").text
+    for claim in reports.CLAIMS
+  }
+  above = "Power power above 0.999 at the smallest effect of interest; "
+  assert above in of["high-beats-low"]
+  distance = example.claims.set_index("claim")["detectable"]["low-is-large"]
+  assert 0 < distance < 0.01
+  assert f"Power 80 % for a value {distance:.3g} or more" in of["low-is-large"]
+  assert "Power" not in of["counted"]
+  alone = _judged(example, "at_least", 0.05, [0.25])
+  assert f"Power {DASH} (fewer than two seeds)" in alone
+
+
+def test_a_floor_stands_beside_its_effect(example):
+  some = "high-beats-low"
+  found = parse(
+    report.page(
+      example._replace(
+        claims=example.claims.assign(floor=0.123456),
+        effects=example.effects.assign(floor=0.25),
+      )
+    )
+  )
+  (row,) = [
+    r
+    for r in _cells(found.one("table", id="verdict-table"))
+    if r[0] == "High is above low"
+  ]
+  assert row[2] == "0.5 high less low; floor 0.123"
+  rows = _cells(found.one("article", id=f"claim-{some}").one("table"))
+  assert rows[0][2] == "0.5 floor 0.25"
+
+
 CASES = [
   ("greater", 0.05, 0.2, "Supported: it is 0.2", "all above 0."),
   ("greater", 0.05, 0.01, "Equivalent", "all within ±0.05, an effect too"),
@@ -287,8 +333,8 @@ def test_networks_and_floors_have_a_dash_for_what_is_missing(dom):
     ["high", "no run", "168,650", DASH],
   ] in tables
   assert [
-    ["low", "conv1", "rotation by 15°", "0.212", "0.2"],
-    ["low", "conv2", DASH, DASH, DASH],
+    ["low", "conv1", "rotation by 15°", "0.212", "0.2 to 0.225", "0.2", "5"],
+    ["low", "conv2", *[DASH] * 5],
   ] in tables
 
 
@@ -306,11 +352,11 @@ def test_networks_and_floors_have_a_dash_for_what_is_missing(dom):
 )
 def test_numbers_have_three_digits(example, number, text):
   floors = pd.DataFrame(
-    [("c", "l", "t", number, 0.5)], columns=example.floors.columns
+    [("c", "l", "t", number, "i", 0.5, 5)], columns=example.floors.columns
   )
   dom = parse(report.page(example._replace(floors=floors)))
   (row,) = next(r for r in map(_cells, dom.all("table")) if r[0][0] == "c")
-  assert row == ["c", "l", "t", text, "0.5"]
+  assert row == ["c", "l", "t", text, "i", "0.5", "5"]
 
 
 def test_no_nan_is_shown(dom):
