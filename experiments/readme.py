@@ -21,7 +21,7 @@ from typing import Any
 from absl import flags
 
 from analysis.claims.base import SUPPORTED, VERDICTS
-from analysis.claims.verdicts import DECIDES
+from analysis.claims.verdicts import BESIDE, DECIDES
 from experiments import cli, config, store
 from experiments.errors import ExperimentError
 
@@ -80,7 +80,7 @@ def _lead(results: Path) -> str:
   lines = [
     f"Of {len(rows)} claims, on MNIST with"
     f" {int(found.claims['n_seeds'].max())} seeds a network:"
-    f" {', '.join(counts)}."
+    f" {', '.join(counts)}. In brackets: 95 % intervals over seeds."
   ]
   for verdict in VERDICTS:
     if verdict != SUPPORTED and names[verdict]:
@@ -97,8 +97,10 @@ def _parts(effects: Any, claim: str) -> str:
   own = effects[(effects["claim"] == claim) & (effects["role"] == DECIDES)]
   if len(own) < 2:
     return ""
+  from experiments import summaries
+
   parts = [
-    f"{row['label']} {row['effect']:.2g} ({row['verdict']})"
+    f"{row['label']} {summaries.with_interval(row)}, {row['verdict']}"
     for row in own.to_dict("records")
   ]
   return f": {'; '.join(parts)}"
@@ -107,7 +109,30 @@ def _parts(effects: Any, claim: str) -> str:
 def _verdicts(results: Path) -> str:
   from experiments import summaries
 
-  return "\n".join(summaries.verdict_table(judged(results).claims))
+  table = summaries.verdict_table(judged(results).claims)
+  return "\n".join([*table, "", summaries.POWER_NOTE])
+
+
+def _against(results: Path) -> str:
+  """What was measured beside supported claims and does not go along."""
+  from experiments import summaries
+
+  found = judged(results)
+  held = found.claims[found.claims["verdict"] == SUPPORTED]
+  statements = dict(zip(held["claim"], held["statement"], strict=True))
+  effects = found.effects
+  rows = effects[
+    effects["claim"].isin(list(statements))
+    & (effects["role"] == BESIDE)
+    & (effects["verdict"] != SUPPORTED)
+  ]
+  lines = ["| claim | beside it | effect (95 % interval) | n | says |"]
+  lines += ["|---|---|---|---|---|"]
+  for row in rows.to_dict("records"):
+    cells = [statements[row["claim"]], row["label"]]
+    cells += [summaries.with_interval(row), str(row["n_seeds"])]
+    lines.append(f"| {' | '.join([*cells, row['verdict']])} |")
+  return "\n".join(lines)
 
 
 @functools.cache
@@ -144,6 +169,39 @@ def _catalogue(_: Path) -> str:
       lines.append(f"| {part.label} | {part.rule} | {margin} |")
     lines += [""] if claim.parts else []
   return "\n".join(lines).rstrip()
+
+
+def _pilot(results: Path) -> str:
+  """How many seeds the pilot's spread asks for, effect by effect."""
+  from analysis import statistics
+
+  effects = store.read_table(results / "quick-mnist" / "effects.csv")
+  claims = store.read_table(results / "mnist" / "claims.csv")
+  tested = int(claims["p_holm"].notna().sum())
+  lines = [
+    "| claim | effect | spread over seeds | seeds for 80 % at 5 % |"
+    f" at 5 % / {tested} |",
+    "|---|---|---|---|---|",
+  ]
+  known = (
+    effects["rule"].isin(["greater", "equivalent"]) & effects["sd"].notna()
+  )
+  for row in effects[known & (effects["role"] == DECIDES)].to_dict("records"):
+    equivalent = row["rule"] == "equivalent"
+    needed = [
+      statistics.seeds_needed(
+        row["sd"],
+        row["margin"],
+        # Two one-sided tests, each on its own side of a two-sided level.
+        alpha / 2 if equivalent else alpha,
+        equivalent=equivalent,
+      )
+      for alpha in (1 - statistics.LEVEL, (1 - statistics.LEVEL) / tested)
+    ]
+    seeds = " | ".join(f"{n:.0f}" for n in needed)
+    spread = f"{row['sd']:.3g} {row['unit']}".strip()
+    lines.append(f"| {row['claim']} | {row['label']} | {spread} | {seeds} |")
+  return "\n".join(lines)
 
 
 def _results(results: Path) -> str:
@@ -299,6 +357,7 @@ DOCUMENTS: dict[str, dict[str, Callable[[Path], str]]] = {
   "README.md": {
     "lead": _lead,
     "verdicts": _verdicts,
+    "against": _against,
     "results": _results,
     "accuracy": _accuracy,
     "lecture": _lecture,
@@ -306,7 +365,7 @@ DOCUMENTS: dict[str, dict[str, Callable[[Path], str]]] = {
     "flags": _flags,
   },
   "docs/architectures.md": {"families": _families},
-  "docs/claims.md": {"catalogue": _catalogue},
+  "docs/claims.md": {"pilot": _pilot, "catalogue": _catalogue},
   "results/README.md": {"reproduced": _reproduced},
 }
 

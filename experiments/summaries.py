@@ -51,7 +51,7 @@ def markdown(
     "",
     *verdict_table(claims),
     "",
-    "Rules, margins and every effect: [report.html](report.html),"
+    f"{POWER_NOTE} Rules, margins and every effect: [report.html](report.html),"
     " [claims.csv](claims.csv), [effects.csv](effects.csv).",
     "",
     "## Accuracy and invariance of the output",
@@ -97,26 +97,54 @@ def verdict_table(claims: pd.DataFrame) -> list[str]:
     A line a claim, after two of heading.
   """
   lines = [
-    "| claim | verdict | effect (95 % interval) | p, adjusted | n |",
-    "|---|---|---|---|---|",
+    "| claim | verdict | effect (95 % interval) | p, adjusted | power | n |",
+    "|---|---|---|---|---|---|",
   ]
   for row in claims.to_dict("records"):
-    effect, p = "", ""
+    effect, p, power = "", "", ""
     if row["verdict"] == NOT_TESTED:
       effect = row["note"]
     elif row["rule"] == "exact":
       effect = f"{row['effect']:g} {row['decided_by']}"
     elif row["n_seeds"]:
-      form = f"{row['effect']:.3g}"
-      if row["low"] == row["low"]:
-        form += f" ({row['low']:.3g} to {row['high']:.3g})"
-      unit = f" {row['unit']}" if row["unit"] else ""
-      effect = f"{row['decided_by']}: {form}{unit}"
-      p = _p(row["p_holm"])
+      effect = f"{row['decided_by']}: {with_interval(row)}"
+      p, power = _p(row["p_holm"]), _power(row)
     n = str(row["n_seeds"] or "")
-    cells = [row["statement"], f"**{row['verdict']}**", effect, p, n]
+    cells = [row["statement"], f"**{row['verdict']}**", effect, p, power, n]
     lines.append(f"| {' | '.join(cells)} |")
   return lines
+
+
+# What the power column says, for those who read the table alone.
+POWER_NOTE = (
+  "Power: the probability of finding the smallest effect of interest, with the"
+  " spread seen; where a value is held against a bound, the distance from it"
+  " that is found with 80 %."
+)
+
+
+def with_interval(row: Mapping[Any, Any]) -> str:
+  """An effect with its interval and unit, and the floor if it has one.
+
+  Args:
+    row: of the claims or the effects of `verdicts.judge`.
+  """
+  text = f"{row['effect']:.3g}"
+  if row["low"] == row["low"]:
+    text += f" ({row['low']:.3g} to {row['high']:.3g})"
+  if row["unit"]:
+    text += f" {row['unit']}"
+  if row["floor"] == row["floor"]:
+    text += f", floor {row['floor']:.3g}"
+  return text
+
+
+def _power(row: Mapping[Any, Any]) -> str:
+  if row["detectable"] == row["detectable"]:
+    return f"80 % from {row['detectable']:.2g} off"
+  if row["power"] != row["power"]:
+    return ""
+  return "> 0.999" if row["power"] > 0.999 else f"{row['power']:.3f}"
 
 
 def _p(value: float) -> str:

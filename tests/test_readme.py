@@ -8,6 +8,7 @@ import pytest
 
 from experiments import readme, store
 from experiments.errors import ExperimentError
+from experiments.presets import PRESETS
 
 ROOT = Path(__file__).parent.parent
 
@@ -30,6 +31,17 @@ def test_a_readme_without_marks_is_refused(tmp_path):
   (tmp_path / "README.md").write_text("nothing")
   with pytest.raises(ExperimentError, match="has no part <!-- lead -->"):
     readme.current(tmp_path, "README.md")
+
+
+def test_the_number_of_seeds_is_the_pilots():
+  """As docs/claims.md says: enough for each effect by itself, but for one."""
+  lines = readme.DOCUMENTS["docs/claims.md"]["pilot"](ROOT / "results")
+  rows = [line.strip("| ").split(" | ") for line in lines.splitlines()[2:]]
+  seeds = len(PRESETS["mnist"].seeds)
+  alone = {row[1]: int(row[3]) for row in rows}
+  more = [label for label, needed in alone.items() if needed > seeds]
+  assert more == ["built in: unpooled less pooled, untrained"]
+  assert sum(int(row[4]) > seeds for row in rows) > 1
 
 
 def test_a_changed_measurement_changes_the_readme(tmp_path):
