@@ -4,9 +4,10 @@ import re
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from experiments import readme, store
+from experiments import readme, reporting, store
 from experiments.errors import ExperimentError
 from experiments.presets import PRESETS
 
@@ -17,6 +18,22 @@ ROOT = Path(__file__).parent.parent
 def test_a_document_is_what_its_command_writes(name):
   text = (ROOT / name).read_text(encoding="utf-8")
   assert readme.current(ROOT, name) == text, "run python -m experiments.readme"
+
+
+@pytest.mark.parametrize("name", ["mnist", "quick-mnist"])
+def test_stored_verdicts_are_those_of_the_stored_measurements(name, tmp_path):
+  folder = ROOT / "results" / name
+  found = reporting.judge(reporting.read(folder))
+  for file, table in (("claims", found.claims), ("effects", found.effects)):
+    store.write_table(tmp_path / f"{file}.csv", table)
+    pd.testing.assert_frame_equal(
+      store.read_table(folder / f"{file}.csv"),
+      store.read_table(tmp_path / f"{file}.csv"),
+      check_dtype=False,
+      rtol=1e-4,  # stored with six digits
+      atol=1e-9,
+      obj=f"{name}/{file}.csv: run python -m experiments.report",
+    )
 
 
 def test_every_file_that_the_readmes_show_or_link_is_there():

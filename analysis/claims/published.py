@@ -18,6 +18,8 @@ from analysis.claims.lecture import INVARIANCE_REASON as _REASON
 _MOVED = 2.0
 
 _ODD = (At("translation", 1.0),)
+_EVEN = (At("translation", 2.0),)
+_NEXT_ODD = (At("translation", 3.0),)
 _FAR = (At("translation", 6.0),)
 _WHOLE = (At("rotation"),)
 
@@ -36,8 +38,8 @@ def _less_invariant(cell: str, transform: str) -> Part:
   )
 
 
-def _excess(cell: str, layer: str) -> Select:
-  return Select(cell, "equivariance_error", _ODD, (layer,), above_floor=True)
+def _excess(cell: str, layer: str, at: tuple[At, ...] = _ODD) -> Select:
+  return Select(cell, "equivariance_error", at, (layer,), above_floor=True)
 
 
 def _rotation(measure: str, layer: str, cell: str = "pooled") -> Select:
@@ -152,6 +154,24 @@ CLAIMS = (
       ),
     ),
     beside=(
+      Part(
+        "strided: equivariance error above the floor at 3 px",
+        value(_excess("circular strided", "relu1", _NEXT_ODD)),
+        "at_least",
+        0.05,
+      ),
+      Part(
+        "strided: equivariance error above the floor at 2 px, the stride",
+        value(_excess("circular strided", "relu1", _EVEN)),
+        "at_most",
+        1e-4,
+      ),
+      Part(
+        "polyphase: invariance error of the logits at 3 px",
+        value(Select("circular polyphase", at=_NEXT_ODD)),
+        "at_most",
+        1e-4,
+      ),
       Part(
         "strided: invariance error of the logits",
         value(Select("circular strided", at=_ODD)),

@@ -1,6 +1,7 @@
 """What the report does in a browser: headless Chromium, if installed."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 from selenium import webdriver
@@ -10,6 +11,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
 from analysis import report
+from analysis.claims import CLAIMS
 from tests.analysis import reports
 
 CHROMIUM = shutil.which("chromium") or ""
@@ -148,6 +150,37 @@ def test_nothing_is_requested_but_the_page(browser):
     "return performance.getEntriesByType('resource').map((e) => e.name)"
   )
   assert [name for name in names if not name.startswith("data:")] == []
+
+
+@pytest.mark.parametrize("study", ["mnist", "quick-mnist"])
+def test_the_published_report_loads_filters_and_fetches_nothing(driver, study):
+  _emulate(driver, width=390)
+  path = Path(__file__).parents[2] / "results" / study / "report.html"
+  driver.get(path.as_uri())
+  assert driver.get_log("browser") == []
+  wide, pictures, fetched = driver.execute_script(
+    "return [document.documentElement.scrollWidth,"
+    " [...document.images].map((image) => image.naturalWidth),"
+    " performance.getEntriesByType('resource').map((e) => e.name)]"
+  )
+  assert wide <= 390
+  assert len(pictures) > len(CLAIMS) // 2
+  assert min(pictures) > 0
+  assert [name for name in fetched if not name.startswith("data:")] == []
+  assert _shown(driver) == [claim.id for claim in CLAIMS]
+  verdicts = [
+    row.get_attribute("data-verdict")
+    for row in driver.find_elements(By.CSS_SELECTOR, "#verdict-table tbody tr")
+  ]
+  wanted = Select(driver.find_element(By.ID, "verdict-filter"))
+  wanted.select_by_value("supported")
+  supported = [
+    claim.id
+    for claim, verdict in zip(CLAIMS, verdicts, strict=True)
+    if verdict == "supported"
+  ]
+  assert _shown(driver) == supported
+  assert 0 < len(supported) < len(CLAIMS)
 
 
 @pytest.mark.parametrize(
