@@ -114,14 +114,15 @@ def describe(table: pd.DataFrame, first: str, second: str) -> str:
   """
   claims = table[table["role"] == "claim"]
   effects = table[table["role"] != "claim"]
+  same = effects["change"].isin([BEYOND, WITHIN]).sum()
   lines = [
     f"# {first} against {second}",
     "",
     f"{(claims['change'] == VERDICT).sum()} of {len(claims)} claims have"
     f" another verdict, {(claims['change'] == ONE_ONLY).sum()} are tested in"
     f" one study only; {(effects['change'] == BEYOND).sum()} of"
-    f" {len(effects)} effects with the same verdict lie outside each other's"
-    " 95 % interval.",
+    f" {same} effects that have the same verdict in both have 95 % intervals"
+    " that do not overlap.",
     "",
     f"| claim | {first} | {second} | change |",
     "|---|---|---|---|",

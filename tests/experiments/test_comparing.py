@@ -89,6 +89,16 @@ def test_a_number_changed_if_the_intervals_are_apart(
   assert shown == (change == comparing.BEYOND)
 
 
+def test_numbers_are_counted_where_the_verdict_is_the_same(folders):
+  changes = {
+    "verdict": ["refuted", "inconclusive"],
+    **{"effect": [0.3, 0.6], "low": [0.2, 0.5], "high": [0.4, 0.7]},
+  }
+  table = comparing.compare(*folders(effects=changes))
+  text = comparing.describe(table, "a", "b")
+  assert "1 of 1 effects that have the same verdict in both have" in text
+
+
 def test_what_only_one_study_has_is_said(folders):
   table = comparing.compare(*folders(effects={"label": ["one", "three"]}))
   assert list(table["label"][2:]) == ["one", "two", "three"]
