@@ -11,7 +11,7 @@ import experiments
 from analysis import claims
 from experiments import reporting, store
 from experiments.errors import ExperimentError
-from tests.experiments.test_studies import TESTED, content
+from tests.experiments.test_studies import COUNTED, TESTED, content
 
 ROOT = Path(experiments.__file__).parents[1]
 
@@ -43,7 +43,8 @@ def test_a_report_restores_every_byte_without_loading_a_network(copied):
   assert result.returncode == 0, result.stderr
   *written, last = result.stdout.splitlines()
   assert last == str(copied.workdir)
-  assert len(written) == 2 * (5 + len(TESTED)) + len(WRITTEN)
+  figures = 5 + len(COUNTED) + len(TESTED)
+  assert len(written) == 2 * figures + len(WRITTEN)
   assert content(copied.workdir) == before
   assert "'pandas'" in result.stderr  # or the next lines say nothing
   for module in ("flax", "models.cnn", "experiments.training", "optax"):
@@ -116,7 +117,7 @@ def test_the_report_follows_the_tables(copied):
   store.write_table(path, table[kept])
   written = {path.name for path in reporting.write_report(copied.workdir)}
   names = ("invariance_by_layer", "dose_response", "training_curves")
-  names += tuple(f"claim_{name}" for name in TESTED)
+  names += tuple(f"claim_{name}" for name in (*COUNTED, *TESTED))
   assert written == {
     *WRITTEN,
     *(f"{name}{suffix}" for name in names for suffix in (".png", ".svg")),

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from analysis import filters
+from analysis.claims import CLAIMS
 from experiments import (
   exact,
   measuring,
@@ -22,6 +23,7 @@ from tests.experiments.test_measuring import PROMISED
 
 # Those of the claims that need no more than two networks of depth 1.
 TESTED = ("invariant-only-partly", "max-pooling-helps")
+COUNTED = tuple(claim.id for claim in CLAIMS if claim.exact)
 
 RUNS = ["cnn-max-d1-w4-k3-same-dense", "cnn-none-d1-w4-k3-same-dense"]
 
@@ -57,7 +59,7 @@ def test_a_study_leaves_all_its_results(finished):
     *("claims.csv", "effects.csv", "effect_values.csv", "controls.csv"),
     *("summary.csv", "summary.md", "provenance.json", "report.html"),
   }
-  claims = [f"claim_{name}" for name in TESTED]
+  claims = [f"claim_{name}" for name in (*COUNTED, *TESTED)]
   expected |= {
     f"figures/{name}{suffix}"
     for name in [*FIGURES, *claims]
