@@ -183,3 +183,27 @@ def test_a_large_mean_does_not_cancel(offset):
     exact.std(axis=1, ddof=1).mean(axis=0),
     rtol=1e-5,
   )
+
+
+@pytest.mark.parametrize("count", [3, 70])
+@pytest.mark.parametrize("reference", [0.0, 0.1, 1e3])
+def test_the_untransformed_activations_have_no_say(reference, count):
+  """An orbit without the identity: its spread is its own."""
+  rng = np.random.default_rng(1)
+  given = rng.normal(size=(count, 9, 4)).astype(np.float32)
+  given[:, :, 0] = 0.3  # dead over orbit and images
+  given[:, :, 1] = given[:1, :, 1]  # never moved by the orbit
+  exact = given.astype(np.float64)
+  _, units = measure_arrays(
+    {"a": np.full((9, 4), reference)},
+    {"a": given},
+    ["normalized_variance"],
+    per_unit=True,
+  )
+  np.testing.assert_allclose(
+    units["transformation_variance"]["a"],
+    exact.std(axis=0, ddof=1).mean(axis=0),
+    rtol=1e-5,
+    atol=1e-12,
+  )
+  assert units["normalized_variance"]["a"][:2].tolist() == [1, 0]
