@@ -440,6 +440,31 @@ def test_permuting_the_images_of_given_activations_changes_nothing():
 
 # --- what is refused ---------------------------------------------------------
 
+
+def _fails_on_blank_images(x):
+  total = x.sum(axis=(1, 2, 3))[:, None]
+  shares = x.mean(axis=(1, 2)) / total
+  return jnp.concatenate([shares, 1 - shares], axis=-1), {"shares": shares}
+
+
+# Some would take a NaN for a value: nothing fires, nothing agrees, no error
+# reaches one half.
+@pytest.mark.parametrize(
+  "name", ["invariance_radius", "anova", "goodfellow", "cosine", "consistency"]
+)
+def test_values_that_are_finite_before_the_transformation_only(images, name):
+  shifts = [(0, 0), (3, 0), (16, 16)]
+  with pytest.raises(
+    ValueError,
+    match=r"layer 'shares' has values .* not finite .* under translation 16,16",
+  ):
+    measure(_fails_on_blank_images, images, [(translation, shifts)], [name])
+  given = np.ones((3, 5, 2))
+  given[1, 4, 0] = np.inf
+  with pytest.raises(ValueError, match=r"'output' .* element 2 of the orbit"):
+    measure_arrays({"output": given[0]}, {"output": given}, [name])
+
+
 _X = np.zeros((3, 8, 8, 1), np.float32)
 _R = [(rotation, [0, 5])]
 
