@@ -10,6 +10,7 @@ from analysis.figures.layers import (
   invariance_by_layer,
   sensitivity_map,
 )
+from analysis.figures.measures import measures_by_layer, other_measures
 from analysis.figures.performance import (
   accuracy_and_consistency,
   training_curves,
@@ -21,6 +22,8 @@ __all__ = [
   "claim_figure",
   "dose_response",
   "invariance_by_layer",
+  "measures_by_layer",
+  "other_measures",
   "render",
   "sensitivity_map",
   "training_curves",
