@@ -96,6 +96,8 @@ def _draw_floor(
 ) -> None:
   """The floor of equivariance errors, which is the same before training."""
   own = rows[(rows["stage"] == "trained") & rows["floor"].notna()]
+  if own.empty:
+    return
   own = own.sort_values("layer_index")
   x = [positions[name] for name in own["layer"]]
   axis.plot(x, own["floor"], color=line.colour, lw=1.0, ls=":")

@@ -163,6 +163,7 @@ def test_what_is_drawn_is_the_mean_over_seeds_and_directions(table):
   rows = table[
     (table["run"] == "max-1")
     & (table["layer"] == "conv1")
+    & (table["measure"] == "invariance_error")
     & (table["stage"] == "trained")
     & (table["orbit"] == "rotation")
   ]
