@@ -241,6 +241,7 @@ equivariant_map = base.Measure(
   _finalize,
   name="equivariant_map",
   protocol="equivariant_map/ridge-halves",
+  version=2,
   needs=frozenset({"aligned_if_mapped", "statistics"}),
 )
 """R^2 of a linear map from f(x) to f(t x), on images it was not fitted on.
