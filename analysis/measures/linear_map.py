@@ -78,7 +78,7 @@ def _init(shapes: base.Shapes) -> _State | None:
   )
   with jax.enable_x64(True):
     empty = [jnp.zeros(shape, jnp.float64) for shape in of_shapes]
-  return _State(*empty, jnp.asarray(chosen, jnp.int32))
+  return _State._make([*empty, jnp.asarray(chosen, jnp.int32)])
 
 
 def _choose(valid: np.ndarray, images: int) -> np.ndarray:
@@ -129,7 +129,7 @@ def _update(state: _State | None, batch: base.OrbitBatch) -> _State | None:
     ]
     new = [jnp.stack(pair) for pair in zip(*halves, strict=True)]
     sums = [a + b for a, b in zip(state[: len(new)], new, strict=True)]
-  return _State(*sums, state.positions)
+  return _State._make([*sums, state.positions])
 
 
 def _neighbourhoods(maps: Any, at: Any) -> Float[Array, "b s k"]:
