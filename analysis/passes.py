@@ -147,7 +147,7 @@ def statistics(run: Pass) -> dict[str, Statistics]:
   size = min(run.batch_size or _REFERENCE_BATCH, _REFERENCE_BATCH, count)
   for batch in streaming.batches(run.images, run.labels, size):
     values = streaming.reference(run.fn, batch.images)
-    used = marks[np.minimum(batch.index, count - 1)]
+    used = marks[batch.index]
     states = {
       k: references.update(state, values[k], batch.weight, used)
       for k, state in states.items()
@@ -201,12 +201,12 @@ def measure_orbit(
   fn, taps, states, known, fixed = place.copied(
     (run.fn, image_taps(o, shape), states, known, elements)
   )
-  images, labels = run.images, run.labels
+  order = None
   if "pairs" in needs and sizes.batches > 1:
     # Sorted by class, neighbours would be more alike than pairs at large.
     order = streaming.shuffled(count)
-    images, labels = images[order], labels[order]
-  for batch in streaming.batches(images, labels, sizes.batch):
+  for batch in streaming.batches(run.images, run.labels, sizes.batch, order):
+    done = int(batch.weight.sum())
     batch = place.split(batch)
     seen = streaming.forward(
       fn, batch.images, taps, border=o.border, chunk=sizes.chunk
@@ -231,7 +231,6 @@ def measure_orbit(
     del seen, changes, seen_images
     jax.block_until_ready(states)
     if run.progress is not None:
-      done = min(sizes.batch, count - int(batch.index[0]))
       run.progress(done)
   result = Result(
     o, count, elements, list(run.layers), sizes.batch, run.measures, intensity

@@ -185,25 +185,28 @@ def shuffled(images: int) -> np.ndarray:
 
 
 def batches(
-  images: np.ndarray, labels: np.ndarray, size: int
+  images: np.ndarray,
+  labels: np.ndarray,
+  size: int,
+  order: np.ndarray | None = None,
 ) -> Iterator[Batch]:
-  """All images in order, in batches of one size.
+  """All images, in the given order or their own, in batches of one size.
 
   What is missing in the last one is copies of its first image with weight 0: a
   real image, because a network may divide by zero on a blank one.
   """
+  order = np.arange(len(images)) if order is None else order
   for start in range(0, len(images), size):
-    index = np.arange(start, start + size, dtype=np.int32)
-    real = index < len(images)
-    taken = np.where(real, index, start)
-    part = images[taken]
+    place = np.arange(start, start + size)
+    real = place < len(images)
+    index = order[np.where(real, place, start)].astype(np.int32)
+    part = images[index]
     if part.dtype == np.uint8:
       # On the host: inside the step XLA would merge the division with what
       # follows and round it differently there, and the identity would not be
       # exact.
       part = part.astype(np.float32) / 255
-    weight = real.astype(np.float32)
-    yield Batch(part, labels[taken], weight, index)
+    yield Batch(part, labels[index], real.astype(np.float32), index)
 
 
 # --- the network -------------------------------------------------------------

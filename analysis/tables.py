@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from analysis.actions import Orbit
 from analysis.measures import Elements, Measure, Row
-from analysis.measures.yardstick import YARDSTICK
+from analysis.measures.yardstick import NOT_FINITE, YARDSTICK
 from analysis.streaming import Layer
 
 COLUMNS = (
@@ -92,16 +92,31 @@ class Result:
     self._shapes[layer.key] = layer.shape
     for row in rows:
       if not np.isfinite(row.value) and not row.note:
-        raise ValueError(
-          f"layer {layer.name!r}: {row.measure} is {row.value}, so an"
-          " activation is not finite"
-        )
+        raise ValueError(self._not_finite(layer, measure, row))
     if measure.name == YARDSTICK:
       total, dead = (row.value for row in rows)
       self._yardsticks[layer.key] = total, dead
       return
     for row in rows:
       self._add(layer.name, layer.key, measure, row)
+
+  def _not_finite(self, layer: Layer, measure: Measure, row: Row) -> str:
+    under = ""
+    if row.element is not None:
+      under = f" under element {row.element + 1} of the orbit"
+    if row.element is not None and self.orbit is not None:
+      under = f" under {self.orbit.name} {self._describe(row)['theta']}"
+    if row.measure == NOT_FINITE:
+      return (
+        f"layer {layer.name!r} has values that are not finite (NaN or"
+        f" infinite){under}"
+      )
+    rate = any(need.startswith("tangents") for need in measure.needs)
+    what = "a derivative" if rate else "an activation"
+    return (
+      f"layer {layer.name!r}: {row.measure} is {row.value}{under}, so {what} is"
+      " not finite"
+    )
 
   def add_missing(self, layer: str, measure: Measure, reason: str) -> None:
     """Adds the row that says why a measure has no value."""

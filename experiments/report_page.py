@@ -21,6 +21,8 @@ _CAPTIONS = {
   " one line a layer, one row a network",
   "sensitivity_map": "Invariance error for every shift of a grid, one map a"
   " layer and network",
+  "measures_by_layer": "Every other measure of layers, before and after"
+  " training, one row a measure, one panel a transformation",
   "accuracy_and_consistency": "Accuracy, and share of unchanged answers,"
   " against the size of the transformation",
   "training_curves": "Training loss, test loss and test accuracy by epoch",

@@ -25,6 +25,7 @@ FIGURES: dict[str, tuple[Callable[[pd.DataFrame], Figure], str]] = {
   "invariance_by_layer": (figures.invariance_by_layer, "measurements.parquet"),
   "dose_response": (figures.dose_response, "measurements.parquet"),
   "sensitivity_map": (figures.sensitivity_map, "measurements.parquet"),
+  "measures_by_layer": (figures.measures_by_layer, "measurements.parquet"),
   "accuracy_and_consistency": (
     figures.accuracy_and_consistency,
     "measurements.parquet",
@@ -229,6 +230,8 @@ def _drawable(name: str, table: pd.DataFrame) -> bool:
   """Whether the table has what the figure shows."""
   if name == "sensitivity_map":
     return bool((table["orbit"] == "translation_map").any())
+  if name == "measures_by_layer":
+    return bool(figures.other_measures(table))
   if name == "accuracy_and_consistency":
     return {"accuracy", "consistency"} <= set(table["measure"])
   if name == "training_curves":

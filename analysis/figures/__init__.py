@@ -11,6 +11,7 @@ from analysis.figures.layers import (
   invariance_by_layer,
   sensitivity_map,
 )
+from analysis.figures.measures import measures_by_layer, other_measures
 from analysis.figures.performance import (
   accuracy_and_consistency,
   training_curves,
@@ -23,6 +24,8 @@ __all__ = [
   "dose_response",
   "exact_figure",
   "invariance_by_layer",
+  "measures_by_layer",
+  "other_measures",
   "render",
   "sensitivity_map",
   "training_curves",

@@ -41,7 +41,7 @@ def invariance_by_layer(table: pd.DataFrame) -> Figure:
     for axis, family in zip(axes[0], names, strict=True):
       at, dose = style.at_reference(summary, family)
       for line in styles:
-        _draw_layers(axis, at[at["run"] == line.run], line, positions)
+        draw_layers(axis, at[at["run"] == line.run], line, positions)
       axis.set_xticks(list(positions.values()), list(positions), rotation=90)
       axis.axhline(1.0, color="#888888", lw=0.8, ls=":")
       axis.set_ylim(bottom=0)
@@ -52,10 +52,9 @@ def invariance_by_layer(table: pd.DataFrame) -> Figure:
     style.caption(
       figure,
       f"Invariance error by layer on {style.datasets(rows)}: 0 is invariant, 1"
-      " (dotted) as far as another image. Translation is averaged over right,"
-      " left, down and up, rotation over both directions; scaling magnifies."
-      " Solid: trained; dashed: the same networks before training; thin lines"
-      " only join layers with none between them. Lines and bands:"
+      f" (dotted) as far as another image. {style.directions(names)}Solid:"
+      " trained; dashed: the same networks before training; thin lines only"
+      " join layers with none between them. Lines and bands:"
       f" {style.replication(summary)}.",
     )
   return figure
@@ -87,9 +86,17 @@ def layer_positions(table: pd.DataFrame) -> dict[str, int]:
   }
 
 
-def _draw_layers(
+def draw_layers(
   axis: Axes, rows: pd.DataFrame, line: style.Style, positions: dict[str, int]
 ) -> None:
+  """Draws one architecture layer by layer, dashed before training.
+
+  Args:
+    axis: to draw on.
+    rows: of a summary, one a stage and layer.
+    line: the architecture.
+    positions: abscissa of each layer, see `layer_positions`.
+  """
   for stage in ("init", "trained"):
     own = rows[rows["stage"] == stage].sort_values("layer_index")
     x = np.array([positions[name] for name in own["layer"]])
@@ -148,8 +155,8 @@ def dose_response(table: pd.DataFrame) -> Figure:
       figure,
       "Invariance error against the size of the transformation on"
       f" {style.datasets(rows)}, trained networks: 0 is invariant, 1 (dotted)"
-      " as far as another image. Translation and rotation are averaged over"
-      f" directions. Lines and bands: {style.replication(summary)}.",
+      f" as far as another image. {style.averaged(names)}Lines and bands:"
+      f" {style.replication(summary)}.",
     )
   return figure
 

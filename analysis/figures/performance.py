@@ -60,8 +60,8 @@ def accuracy_and_consistency(table: pd.DataFrame) -> Figure:
       figure,
       "Accuracy, and share of images whose top-1 class is the same with and"
       f" without the transformation, on {style.datasets(rows)}; a consistent"
-      " network need not be right. Translation and rotation are averaged over"
-      f" directions. Lines and bands: {style.replication(summary)}.",
+      f" network need not be right. {style.averaged(names)}Lines and bands:"
+      f" {style.replication(summary)}.",
     )
   return figure
 

@@ -6,7 +6,7 @@ so that grey prints work.
 
 import io
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
@@ -37,6 +37,15 @@ _KINDS = {
   "reflection": ("none", "left-right", "up-down", "both"),
   "quarter_turn": ("0", "1", "2", "3"),
 }
+
+# What a mean over the elements of one dose is over. Each mirror, each quarter
+# turn and each scaling, whose dose has a sign, is a dose of its own.
+_AVERAGED = {
+  "translation": "right, left, down and up",
+  "rotation": "both directions",
+  "shear": "both axes and directions",
+}
+_OTHER_AVERAGED = "all as far from the identity"
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 UNTRAINED = (0, (4, 2))
@@ -310,6 +319,39 @@ def at_reference(
     if family == "reflection":
       name = f"{_KINDS[family][int(nearest)]} mirror"
   return rows[rows["dose"] == nearest], name
+
+
+def directions(names: Sequence[str]) -> str:
+  """What is averaged over, for captions of figures at the reference doses.
+
+  Args:
+    names: of the families that are shown.
+
+  Returns:
+    A sentence and a space; empty if there is nothing to say.
+  """
+  parts = [
+    f"{name} over {_AVERAGED.get(name, _OTHER_AVERAGED)}"
+    for name in _several(names)
+  ]
+  parts = [", ".join(parts).replace(" over ", " is averaged over ", 1)]
+  parts += ["scaling magnifies"] if "scaling" in names else []
+  text = "; ".join(filter(None, parts))
+  return f"{text[:1].upper()}{text[1:]}. " if text else ""
+
+
+def averaged(names: Sequence[str]) -> str:
+  """The same without the details, for figures of all doses."""
+  *rest, last = _several(names) or [""]
+  if not last:
+    return ""
+  text = f"{', '.join(rest)} and {last} are" if rest else f"{last} is"
+  return f"{text[:1].upper()}{text[1:]} averaged over directions. "
+
+
+def _several(names: Sequence[str]) -> list[str]:
+  """Families that have several elements of one dose."""
+  return [name for name in names if name in _AVERAGED or name not in UNITS]
 
 
 def replication(table: pd.DataFrame) -> str:

@@ -10,6 +10,7 @@ transformations.
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
@@ -25,8 +26,9 @@ _SAMPLES = 8192
 # second moments that is solved on the host.
 _CHANNELS = 256
 
-# Ridge penalty, relative to the regressors' mean square. Sums in float32 leave
-# errors of 1e-6 of that, which a much smaller penalty would let through.
+# Ridge penalty, relative to the regressors' mean square. A fit divides what
+# rounding leaves in the second moments by it: they are summed in float64, since
+# in float32 the batch size would move a fit on few images by 1e-3.
 _RIDGE = 1e-3
 
 _FORMS = ("none", "geometric", "1x1", "3x3")
@@ -35,7 +37,8 @@ _FORMS = ("none", "geometric", "1x1", "3x3")
 class _State(NamedTuple):
   """Second moments of each half of the images; axis 0: fitted, held out.
 
-  The regressors are the 3x3 neighbourhood of each channel and a constant.
+  The regressors are the 3x3 neighbourhood of each channel and a constant. All
+  sums are float64.
   """
 
   regressors: Any  # (2, k, k)
@@ -62,19 +65,20 @@ def _init(shapes: base.Shapes) -> _State | None:
   chosen = _choose(valid, shapes.images)
   taps = 9 if shapes.action is not None else 1
   t, k = shapes.elements, taps * channels + 1
-  zeros = jnp.zeros
-  return _State(
-    zeros((2, k, k)),
-    zeros((2, t, k, channels)),
-    zeros((2, t)),
-    zeros((2, t, channels)),
-    zeros((2, t)),
-    zeros((2, t)),
-    zeros((2, t)),
-    zeros((2, t, channels)),
-    zeros(2),
-    jnp.asarray(chosen, jnp.int32),
+  of_shapes = (
+    (2, k, k),
+    (2, t, k, channels),
+    (2, t),
+    (2, t, channels),
+    (2, t),
+    (2, t),
+    (2, t),
+    (2, t, channels),
+    (2,),
   )
+  with jax.enable_x64(True):
+    empty = [jnp.zeros(shape, jnp.float64) for shape in of_shapes]
+  return _State._make([*empty, jnp.asarray(chosen, jnp.int32)])
 
 
 def _choose(valid: np.ndarray, images: int) -> np.ndarray:
@@ -111,21 +115,21 @@ def _update(state: _State | None, batch: base.OrbitBatch) -> _State | None:
     moved, aligned = (a - mean[None, None, None] for a in (moved, aligned))
   one = jnp.ones((*regressors.shape[:2], 1))
   phi = jnp.concatenate([regressors, one], axis=-1)
-  halves = [
-    _moments(
-      phi[i::2], own[i::2], moved[:, i::2], aligned[:, i::2], batch.weight[i::2]
-    )
-    for i in range(2)
-  ]
-  swapped = batch.index[0] % 2 == 1  # the batch starts with an odd image
-  new = [
-    jnp.where(swapped, jnp.stack([b, a]), jnp.stack([a, b]))
-    for a, b in zip(*halves, strict=True)
-  ]
-  old = state[: len(new)]
-  return state._replace(
-    **{name: a + b for name, a, b in zip(state._fields, old, new, strict=False)}
-  )
+  # By the image's place in the data set: a pass that compares pairs of images
+  # in blocks takes them in another order, and the halves must not follow it.
+  even = batch.index % 2 == 0
+  with jax.enable_x64(True):
+    exact = [
+      a.astype(jnp.float64) for a in (phi, own, moved, aligned, batch.weight)
+    ]
+    phi, own, moved, aligned, weight = exact
+    halves = [
+      _moments(phi, own, moved, aligned, weight * half.astype(weight.dtype))
+      for half in (even, ~even)
+    ]
+    new = [jnp.stack(pair) for pair in zip(*halves, strict=True)]
+    sums = [a + b for a, b in zip(state[: len(new)], new, strict=True)]
+  return _State._make([*sums, state.positions])
 
 
 def _neighbourhoods(maps: Any, at: Any) -> Float[Array, "b s k"]:
@@ -237,6 +241,7 @@ equivariant_map = base.Measure(
   _finalize,
   name="equivariant_map",
   protocol="equivariant_map/ridge-halves",
+  version=2,
   needs=frozenset({"aligned_if_mapped", "statistics"}),
 )
 """R^2 of a linear map from f(x) to f(t x), on images it was not fitted on.

@@ -56,10 +56,14 @@ def _update(state: _State, batch: base.OrbitBatch) -> _State:
 
 
 def _finalize_accuracy(state: _State) -> list[base.Row]:
-  shares = np.asarray(state.right, np.float64) / float(state.images[0])
+  known = float(state.images[1] + state.images[2])
+  note = "" if known else "the images have no labels"
+  shares = np.asarray(state.right, np.float64) / known if known else None
   return [
-    base.Row("accuracy", float(share), element)
-    for element, share in enumerate(shares)
+    base.Row(
+      "accuracy", _NAN if shares is None else float(shares[i]), i, note=note
+    )
+    for i in range(len(state.right))
   ]
 
 
@@ -74,8 +78,9 @@ accuracy = base.Measure(
 )
 """Share of transformed images whose top-1 class is right, for each t.
 
-0 to 1. Of equal logits the first counts as the top. Accuracy is no measure of
-invariance: a network can be consistently wrong.
+0 to 1, of the images that have a label; NaN without any. Of equal logits the
+first counts as the top. Accuracy is no measure of invariance: a network can be
+consistently wrong.
 """
 
 

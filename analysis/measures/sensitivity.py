@@ -16,6 +16,7 @@ class _State(NamedTuple):
   squares: Any  # (t,) sum over images of the squared distance
   distances: Any  # (t,) of the distance
   between: Any  # (blocks, pairs) distances of images of different classes
+  block: Any  # number of blocks so far
   reference: sums.Moments
   magnitude: Any
 
@@ -25,7 +26,9 @@ def _init(shapes: base.Shapes) -> _State:
   blocks = -(-shapes.images // shapes.batch)
   pairs = max(shapes.batch * (shapes.batch - 1) // 2, 1)
   between = jnp.full((blocks, pairs), jnp.nan)
-  return _State(zeros, zeros, between, sums.init_moments(shapes.units), zeros)
+  block = jnp.zeros((), jnp.int32)
+  moments = sums.init_moments(shapes.units)
+  return _State(zeros, zeros, between, block, moments, zeros)
 
 
 def _update(state: _State, batch: base.OrbitBatch) -> _State:
@@ -33,15 +36,14 @@ def _update(state: _State, batch: base.OrbitBatch) -> _State:
     lambda y, x: (y - x[None]) ** 2, batch.transformed, batch.reference
   )
   between = state.between
-  size = len(batch.weight)
-  if size > 1:
+  if len(batch.weight) > 1:
     pairs = _class_distances(batch)
-    block = batch.index[0] // size
-    between = lax.dynamic_update_index_in_dim(between, pairs, block, 0)
+    between = lax.dynamic_update_index_in_dim(between, pairs, state.block, 0)
   return _State(
     state.squares + squares @ batch.weight,
     state.distances + jnp.sqrt(squares) @ batch.weight,
     between,
+    state.block + 1,
     sums.update_moments(state.reference, batch.reference, batch.weight),
     batch.elements.magnitude,
   )

@@ -84,19 +84,21 @@ def sum_terms_over_units(
 
 
 def variance_over_orbit(
-  transformed: Float[Array, "t b u"], reference: Float[Array, "b u"]
+  transformed: Float[Array, "t b u"],
 ) -> Float[Array, "b u"]:
   """Unbiased variance over the orbit of every image and unit.
 
-  Deviations are taken from the untransformed activation: sums of raw squares
-  would cancel in float32, and a unit that does not move has exactly 0.
+  Deviations are taken from the orbit's first element: sums of raw squares would
+  cancel in float32, and a unit that does not move has exactly 0. From the
+  untransformed activation it would not, where the identity is no element: a
+  unit that is dead over the orbit only would be infinite instead of 0 / 0.
   """
   count = len(transformed)
   if count > _UNROLL:
-    difference = transformed - reference[None]
+    difference = transformed - transformed[:1]
     first, second = difference.sum(0), (difference**2).sum(0)
   else:
-    differences = [transformed[i] - reference for i in range(count)]
+    differences = [transformed[i] - transformed[0] for i in range(1, count)]
     first, second = add(differences), add([d * d for d in differences])
   return jnp.maximum(second - first * first / count, 0) / (count - 1)
 

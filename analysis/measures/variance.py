@@ -29,7 +29,7 @@ def _init(shapes: base.Shapes) -> _State:
 
 
 def _update(state: _State, batch: base.OrbitBatch) -> _State:
-  variance = sums.variance_over_orbit(batch.transformed, batch.reference)
+  variance = sums.variance_over_orbit(batch.transformed)
   return state._replace(
     deviations=state.deviations + batch.weight @ jnp.sqrt(variance),
     within=state.within + batch.weight @ variance,

@@ -1,23 +1,46 @@
 """What stands beside every value of a layer: its yardstick and dead units."""
 
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
 import numpy as np
 
 from analysis.measures import base, sums
 
 YARDSTICK = "yardstick"
 
+# The row that says so: no value of a measure.
+NOT_FINITE = "not finite"
 
-def _init(shapes: base.Shapes) -> sums.Moments:
-  return sums.init_moments(shapes.units)
-
-
-def _update(state: sums.Moments, batch: base.OrbitBatch) -> sums.Moments:
-  return sums.update_moments(state, batch.reference, batch.weight)
+# Small enough that no sum of finite activations overflows.
+_TINY = 1e-30
 
 
-def _finalize(state: sums.Moments) -> list[base.Row]:
-  variance = np.asarray(state.variance, np.float64)
+class _State(NamedTuple):
+  reference: sums.Moments
+  transformed: Any  # (t,) finite if all transformed activations are
+
+
+def _init(shapes: base.Shapes) -> _State:
+  return _State(sums.init_moments(shapes.units), jnp.zeros(shapes.elements))
+
+
+def _update(state: _State, batch: base.OrbitBatch) -> _State:
+  values = batch.transformed
+  tiny = jnp.full(values.shape[-1], _TINY, values.dtype)
+  return _State(
+    sums.update_moments(state.reference, batch.reference, batch.weight),
+    state.transformed + (values @ tiny).sum(-1),
+  )
+
+
+def _finalize(state: _State) -> list[base.Row]:
+  variance = np.asarray(state.reference.variance, np.float64)
+  bad = np.flatnonzero(~np.isfinite(np.asarray(state.transformed)))
   return [
+    # First, because many measures would take them for values: comparisons with
+    # NaN are false, and an error that never reaches 0.5 looks invariant.
+    *(base.Row(NOT_FINITE, float("nan"), int(i)) for i in bad[:1]),
     base.Row("total_variance", float(variance.sum())),
     base.Row("dead_fraction", float((variance == 0).mean())),
   ]
@@ -28,4 +51,5 @@ yardstick = base.Measure(
 )
 """V, the sum over units of the unbiased variance over the images, and the
 fraction of units that never vary: columns of every row of a layer, not rows.
+Before them, the first element under which an activation is not finite, if any.
 """

@@ -73,6 +73,17 @@ def table():
                 | {"layer": layer, "layer_index": i, "value": value}
                 | {"measure": "invariance_error"}
               )
+              rows.append(
+                common
+                | {"layer": layer, "layer_index": i, "floor": 0.01}
+                | {"measure": "equivariance_error", "value": magnitude / 20}
+              )
+              rows.append(
+                common
+                | {"layer": layer, "layer_index": i, "theta": "all"}
+                | {"measure": "normalized_variance", "value": 0.5 + i / 10}
+                | {"magnitude": 4.0}
+              )
             for measure in ("accuracy", "consistency"):
               rows.append(
                 common
@@ -101,6 +112,7 @@ DRAWN = {
   "invariance_by_layer": figures.invariance_by_layer,
   "dose_response": figures.dose_response,
   "sensitivity_map": figures.sensitivity_map,
+  "measures_by_layer": figures.measures_by_layer,
   "accuracy_and_consistency": figures.accuracy_and_consistency,
   "training_curves": figures.training_curves,
 }
@@ -151,6 +163,7 @@ def test_what_is_drawn_is_the_mean_over_seeds_and_directions(table):
   rows = table[
     (table["run"] == "max-1")
     & (table["layer"] == "conv1")
+    & (table["measure"] == "invariance_error")
     & (table["stage"] == "trained")
     & (table["orbit"] == "rotation")
   ]
@@ -164,6 +177,82 @@ def test_scaling_is_drawn_with_its_sign(table):
   axis = next(a for a in figure.axes if a.get_title() == "scaling")
   x = np.asarray(axis.lines[0].get_xdata())
   np.testing.assert_allclose(x, [-0.263034, 0, 0.263034])
+
+
+def test_other_measures_have_a_row_each_and_say_what_they_are_of(table):
+  assert figures.other_measures(table) == [
+    "equivariance_error",
+    "normalized_variance",
+  ]
+  figure = figures.measures_by_layer(table)
+  assert [axis.get_title() for axis in figure.axes] == [
+    "translation by 2 px",
+    "rotation by 15°",
+    "scaling by factor 1.2",
+    *(
+      f"{name}: whole orbit" for name in ("translation", "rotation", "scaling")
+    ),
+  ]
+  for row in (figure.axes[:3], figure.axes[3:]):
+    assert len({axis.get_ylim() for axis in row}) == 1
+    values = [np.asarray(line.get_ydata()) for a in row for line in a.lines]
+    low, high = row[0].get_ylim()
+    assert low <= min(v.min() for v in values)
+    assert high >= max(v.max() for v in values)
+  assert "equivariance error" in figure.axes[0].get_ylabel()
+  floors = [a for a in figure.axes[0].lines if a.get_linestyle() == ":"]
+  assert len(floors) == len(RUNS)
+  assert set(np.concatenate([line.get_ydata() for line in floors])) == {0.01}
+
+
+def test_a_derivative_alone_has_a_figure_too(table):
+  rows = table[table["measure"] == "normalized_variance"]
+  rows = rows.assign(
+    measure="lie_derivative", magnitude=np.nan, theta="d/dangle_deg"
+  )
+  rows = rows[rows["orbit"] == "rotation"]
+  (axis,) = figures.measures_by_layer(rows).axes
+  assert axis.get_title() == "rotation: derivative"
+
+
+@pytest.mark.parametrize(
+  ("names", "text"),
+  [
+    (
+      ["translation", "rotation", "scaling"],
+      "Translation is averaged over right, left, down and up, rotation over"
+      " both directions; scaling magnifies. ",
+    ),
+    (["scaling", "quarter_turn"], "Scaling magnifies. "),
+    (["reflection"], ""),
+    (
+      ["shear", "mine"],
+      "Shear is averaged over both axes and directions, mine over all as far"
+      " from the identity. ",
+    ),
+  ],
+)
+def test_captions_speak_of_the_families_that_are_shown(names, text):
+  assert style.directions(names) == text
+
+
+@pytest.mark.parametrize(
+  ("names", "text"),
+  [
+    (["rotation"], "Rotation is averaged over directions. "),
+    (
+      ["translation", "rotation", "scaling"],
+      "Translation and rotation are averaged over directions. ",
+    ),
+    (
+      ["translation", "shear", "reflection", "mine"],
+      "Translation, shear and mine are averaged over directions. ",
+    ),
+    (["scaling", "reflection"], ""),
+  ],
+)
+def test_captions_of_all_doses_do_too(names, text):
+  assert style.averaged(names) == text
 
 
 def test_the_sensitivity_map_shows_the_deepest_networks_side_by_side(table):

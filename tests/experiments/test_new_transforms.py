@@ -140,8 +140,13 @@ def test_summaries_tell_mirrors_and_signs_of_compositions_apart(table):
     figures.accuracy_and_consistency,
   ],
 )
-def test_every_family_has_a_panel(draw, table):
+def test_every_family_has_a_panel_and_no_other_is_spoken_of(draw, table):
   figure = draw(table)
+  caption = " ".join(figure.get_supxlabel().split()).lower()
+  assert "shear" in caption
+  assert "scaling+rotation" in caption
+  assert "scaling magnifies" not in caption
+  assert " rotation" not in caption
   titles = [axis.get_title() for axis in figure.axes]
   for name in NAMES:
     assert any(name in title for title in titles)

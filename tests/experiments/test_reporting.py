@@ -43,7 +43,7 @@ def test_a_report_restores_every_byte_without_loading_a_network(copied):
   assert result.returncode == 0, result.stderr
   *written, last = result.stdout.splitlines()
   assert last == str(copied.workdir)
-  figures = 5 + len(COUNTED) + len(TESTED)
+  figures = 6 + len(COUNTED) + len(TESTED)
   assert len(written) == 2 * figures + len(WRITTEN)
   assert content(copied.workdir) == before
   assert "'pandas'" in result.stderr  # or the next lines say nothing
@@ -116,7 +116,8 @@ def test_the_report_follows_the_tables(copied):
   kept &= table["measure"] != "consistency"
   store.write_table(path, table[kept])
   written = {path.name for path in reporting.write_report(copied.workdir)}
-  names = ("invariance_by_layer", "dose_response", "training_curves")
+  names = ("invariance_by_layer", "dose_response", "measures_by_layer")
+  names += ("training_curves",)
   names += tuple(f"claim_{name}" for name in (*COUNTED, *TESTED))
   assert written == {
     *WRITTEN,

@@ -67,7 +67,7 @@ def test_a_study_leaves_all_its_results(finished):
   }
   found = {name for name in content(finished.workdir) if "runs/" not in name}
   assert found == expected
-  assert len(FIGURES) == 5
+  assert len(FIGURES) == 6
   assert sorted(p.name for p in (finished.workdir / "runs").iterdir()) == RUNS
 
 

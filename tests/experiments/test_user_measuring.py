@@ -247,7 +247,7 @@ def test_activations_that_go_wrong_later_leave_nothing(
   line = 'return logits, {"map": x / x.sum(axis=(1, 2, 3), keepdims=True)}'
   code, _, err, workdir = measure(write(line), f"--images={path}", *QUICK)
   assert code == 1
-  assert "error: mine.py:make_model: layer 'map': " in err
+  assert "error: mine.py:make_model: layer 'map' has values that are not" in err
   assert "Traceback" not in err
   assert not workdir.exists()
 

@@ -37,6 +37,14 @@ def test_accuracy_and_consistency_count_images():
   assert values["consistency"] == pytest.approx([1.0, 0.6, 0.0])
 
 
+def test_accuracy_is_of_the_images_that_have_a_label():
+  answers = [0, 1, 2, 3, 0]
+  values = _measured(answers, [answers], labels=[0, -1, 1, 3, -1])
+  assert values["accuracy"] == pytest.approx([2 / 3])
+  values = _measured(answers, [answers], labels=[-1] * 5)
+  assert np.isnan(values["accuracy"]).all()
+
+
 def test_a_wrong_network_can_be_consistent():
   values = _measured([3, 3, 3], [[3, 3, 3]] * 2, labels=[0, 1, 2])
   assert values == {"accuracy": [0, 0], "consistency": [1, 1]}

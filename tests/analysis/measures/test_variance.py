@@ -2,10 +2,12 @@
 
 import json
 
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 from jax import lax
 
 from analysis.measures.variance import quotient
@@ -182,4 +184,62 @@ def test_a_large_mean_does_not_cancel(offset):
     units["sample_variance"]["a"],
     exact.std(axis=1, ddof=1).mean(axis=0),
     rtol=1e-5,
+  )
+
+
+@pytest.mark.parametrize("count", [3, 70])
+@pytest.mark.parametrize("reference", [0.0, 0.1, 1e3])
+def test_the_untransformed_activations_have_no_say(reference, count):
+  """An orbit without the identity: its spread is its own."""
+  rng = np.random.default_rng(1)
+  given = rng.normal(size=(count, 9, 4)).astype(np.float32)
+  given[:, :, 0] = 0.3  # dead over orbit and images
+  given[:, :, 1] = given[:1, :, 1]  # never moved by the orbit
+  exact = given.astype(np.float64)
+  _, units = measure_arrays(
+    {"a": np.full((9, 4), reference)},
+    {"a": given},
+    ["normalized_variance"],
+    per_unit=True,
+  )
+  np.testing.assert_allclose(
+    units["transformation_variance"]["a"],
+    exact.std(axis=0, ddof=1).mean(axis=0),
+    rtol=1e-5,
+    atol=1e-12,
+  )
+  assert units["normalized_variance"]["a"][:2].tolist() == [1, 0]
+
+
+@hypothesis.settings(deadline=None, max_examples=15)
+@hypothesis.given(
+  seed=st.integers(0, 2**32 - 1),
+  scale=st.floats(1e-3, 1e3),
+  shift=st.floats(-10, 10),
+)
+def test_order_scale_and_shift_of_units_do_not_matter(seed, scale, shift):
+  """Of each unit by itself to NV, of all alike to the invariance error."""
+  rng = np.random.default_rng(seed)
+  before, after = rng.normal(size=(9, 3)), rng.normal(size=(4, 9, 3))
+  order, shifts = rng.permutation(9), shift * rng.normal(size=3)
+
+  def values(before, after):
+    table, units = measure_arrays(
+      {"a": before},
+      {"a": after},
+      ["normalized_variance", "invariance_error"],
+      per_unit=True,
+      batch_size=4,
+    )
+    errors = table["value"][table["measure"] == "invariance_error"]
+    return units["normalized_variance"]["a"], errors.to_numpy()
+
+  expected = values(before, after)
+  before, after = before[order] + shifts, after[:, order] + shifts
+  each = scale * np.array([1.0, -3.0, 0.01])
+  np.testing.assert_allclose(
+    values(before * each, after * each)[0], expected[0], rtol=1e-4
+  )
+  np.testing.assert_allclose(
+    values(-scale * before, -scale * after)[1], expected[1], rtol=1e-4
   )
