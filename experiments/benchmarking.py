@@ -26,6 +26,7 @@ Row = dict[str, Any]  # a line of results/benchmark.json
 _AGREEMENT = {"train": 2e-3, "measure": 0.05, "overhead": 1e-3}
 
 _MEMORY_LIMIT_GIB = 3.0
+_PASS_LIMIT_GIB = 2.0
 
 
 class Comparison(NamedTuple):
@@ -61,11 +62,15 @@ def _training(pooling: str, peer: str, name: str, package: str) -> Comparison:
   )
 
 
-def _against_forward(name: str, measures: str) -> Comparison:
+def _against_forward(
+  name: str, measures: str, pooling: str, images: int
+) -> Comparison:
+  words = {"max": "max pooling", "none": "no pooling"}[pooling]
+  options = (f"--pooling={pooling}", f"--images={images}")
   return Comparison(
-    f"{name}, 200 images x 48 transformations",
-    ("measure_network", f"--measures={measures}"),
-    ("forward_network",),
+    f"{name}, {words}, {images:,} images x 48 transformations",
+    ("measure_network", f"--measures={measures}", *options),
+    ("forward_network", *options),
     "bare forward passes, jax",
     "jax",
     "transformed images/s",
@@ -93,8 +98,13 @@ COMPARISONS: dict[str, list[Comparison]] = {
     )
   ],
   "overhead": [
-    _against_forward("normalized variance alone", "normalized_variance"),
-    _against_forward("all measures at once", "all"),
+    _against_forward(name, measures, pooling, images)
+    for pooling, images in (("max", 1000), ("none", 100))
+    for name, measures in (
+      ("normalized variance and invariance error", "both"),
+      ("normalized variance alone", "normalized_variance"),
+      ("all measures at once", "all"),
+    )
   ],
 }
 
@@ -126,6 +136,8 @@ def run(job: str, rounds: int, cores: int) -> Iterator[Row]:
     raise UsageError(f"--cores={cores} is more than the {len(available)} here")
   if job == "memory":
     yield peak_memory()
+    for images in (250, 1000):
+      yield _pass_memory(images, available[:cores])
     return
   for comparison in COMPARISONS[job]:
     if importlib.util.find_spec(comparison.package) is None:
@@ -279,13 +291,31 @@ def peak_memory() -> Row:
     raise ExperimentError(
       f"the quick study ended with exit code {process.returncode}"
     )
+  gib = peak_gib(usage)
+  return _memory_row("peak memory of a quick study", gib, _MEMORY_LIMIT_GIB)
+
+
+def _pass_memory(images: int, cores: list[int]) -> Row:
+  """Largest resident memory of a process that measures with all measures."""
+  arguments = ("measure_network", "--measures=all", f"--images={images}")
+  with _worker(arguments, cores) as worker:
+    gib = worker.block()["gib"]
+  name = f"peak memory of all measures, {images:,} images x 48 transformations"
+  return _memory_row(name, gib, _PASS_LIMIT_GIB)
+
+
+def peak_gib(usage: Any) -> float:
+  """Largest resident memory in GiB, of what `os.wait4` or `resource` tell."""
   unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
-  gib = usage.ru_maxrss * unit / 2**30
-  ratio = _digits(_MEMORY_LIMIT_GIB / gib)
+  return usage.ru_maxrss * unit / 2**30
+
+
+def _memory_row(name: str, gib: float, limit: float) -> Row:
+  ratio = _digits(limit / gib)
   return {
-    "name": "peak memory of a quick study",
+    "name": name,
     "ours": _digits(gib),
-    "peer": _MEMORY_LIMIT_GIB,
+    "peer": limit,
     "peer_name": "limit",
     "unit": "GiB",
     "ratio": ratio,

@@ -16,6 +16,7 @@ import functools
 import itertools
 import json
 import os
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.benchmarking import peak_gib
 from experiments.datasets import Split
 
 BATCH = 128
@@ -244,6 +246,7 @@ def serve() -> None:
   parser.add_argument("job", choices=jobs())
   parser.add_argument("--pooling")
   parser.add_argument("--measures")
+  parser.add_argument("--images", type=int)
   parser.add_argument("--cores", help="comma-separated, to be bound to")
   options = vars(parser.parse_args())
   name, cores = options.pop("job"), options.pop("cores")
@@ -258,7 +261,13 @@ def serve() -> None:
       start = time.perf_counter()
       value = job.block()
       seconds = time.perf_counter() - start
-      answer = {"seconds": seconds, "items": job.items, "value": value}
+      gib = peak_gib(resource.getrusage(resource.RUSAGE_SELF))
+      answer = {
+        "seconds": seconds,
+        "items": job.items,
+        "value": value,
+        "gib": gib,
+      }
       print(json.dumps(answer), file=answers, flush=True)
 
 

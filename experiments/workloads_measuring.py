@@ -9,7 +9,7 @@ from experiments.workloads import CLASSES, Job, small_cnn
 
 ANGLES = 16
 IMAGES = 300
-BLOCK = 200  # images of a measured block; 48 transformations of each
+BLOCK = 1000  # images of a measured block; 48 transformations of each
 
 
 # --- measuring: normalised variance of 10 layers -----------------------------
@@ -139,8 +139,10 @@ def measure_tmeasures() -> Job:
 # --- measuring: everything at once, against the bare network ------------------
 
 
-def _trained_network() -> tuple[Any, Any, Any, list[Any]]:
-  """A network after an epoch, 200 digits, their labels, 3 x 16 elements."""
+def _trained_network(
+  pooling: str, images: int
+) -> tuple[Any, Any, Any, list[Any]]:
+  """A network after an epoch, digits, their labels, 3 x 16 elements."""
   import jax
 
   from analysis.orbits import orbit
@@ -148,7 +150,7 @@ def _trained_network() -> tuple[Any, Any, Any, list[Any]]:
   from experiments.config import DataConfig, TrainConfig
 
   dataset = datasets.load(DataConfig())
-  model, _ = small_cnn("max")
+  model, _ = small_cnn(pooling)
   result = next(
     iter(training.train(model, dataset, TrainConfig(epochs=1), (0,)))
   )
@@ -159,28 +161,32 @@ def _trained_network() -> tuple[Any, Any, Any, list[Any]]:
     orbit("rotation", [90 * s for s in steps]),
     orbit("scaling", list(steps)),
   ]
-  images, labels = dataset.test.images[:BLOCK], dataset.test.labels[:BLOCK]
-  return fn, images.astype(np.float32) / 255, labels, orbits
+  # There are more for training than for tests, and time does not care.
+  taken, labels = dataset.train.images[:images], dataset.train.labels[:images]
+  return fn, taken.astype(np.float32) / 255, labels, orbits
 
 
-def measure_network(measures: str) -> Job:
+def measure_network(
+  measures: str, pooling: str = "max", images: int = BLOCK
+) -> Job:
   """The pass with some measures, or "all"; gives the accuracy."""
   from analysis.orbits import measure
   from models import platform
 
   platform.keep_freed_memory()
-  fn, images, labels, orbits = _trained_network()
-  names = [*measures.split(","), "accuracy"]
-  geometry = small_cnn("max")[0].geometry(32)
+  fn, pixels, labels, orbits = _trained_network(pooling, images)
+  both = ["normalized_variance", "invariance_error"]
+  names = [*(both if measures == "both" else [measures]), "accuracy"]
+  geometry = small_cnn(pooling)[0].geometry(32)
 
   def block() -> float:
-    table = measure(fn, images, orbits, names, geometry=geometry, labels=labels)
+    table = measure(fn, pixels, orbits, names, geometry=geometry, labels=labels)
     return float(table["value"][table["measure"] == "accuracy"].mean())
 
-  return Job(block, BLOCK * ANGLES * len(orbits))
+  return Job(block, images * ANGLES * len(orbits))
 
 
-def forward_network() -> Job:
+def forward_network(pooling: str = "max", images: int = BLOCK) -> Job:
   """The network alone on the same images, transformed beforehand."""
   import jax
   import jax.numpy as jnp
@@ -188,22 +194,22 @@ def forward_network() -> Job:
   from models import platform
 
   platform.keep_freed_memory()
-  fn, images, labels, orbits = _trained_network()
+  fn, pixels, labels, orbits = _trained_network(pooling, images)
   moved = [
-    np.asarray(o.family.warp(images, t)) for o in orbits for t in o.thetas
+    np.asarray(o.family.warp(pixels, t)) for o in orbits for t in o.thetas
   ]
   apply = platform.jit(lambda fn, x: fn(x))  # all activations are returned
 
   def block() -> float:
     hits = 0
     for x in moved:
-      for start in range(0, BLOCK, 100):
+      for start in range(0, images, 100):
         part = slice(start, start + 100)
         logits, _ = jax.block_until_ready(apply(fn, jnp.asarray(x[part])))
         hits += int((np.asarray(logits).argmax(-1) == labels[part]).sum())
-    return hits / (BLOCK * len(moved))
+    return hits / (images * len(moved))
 
-  return Job(block, BLOCK * len(moved))
+  return Job(block, images * len(moved))
 
 
 class _Images:
