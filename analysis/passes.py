@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from analysis import gradients, references, streaming
+from analysis import gradients, native, references, streaming
 from analysis.actions import (
   Geometry,
   Orbit,
@@ -23,8 +23,9 @@ from analysis.measures import (
   Statistics,
 )
 from analysis.measures.yardstick import yardstick
-from analysis.streaming import OUTPUT, Batch, Layer
+from analysis.streaming import OUTPUT, OUTPUT_KEY, Batch, Layer
 from analysis.tables import ALL_LAYERS, Result
+from analysis.totals import Totals
 
 Missing = tuple[str, Measure, str]
 
@@ -139,19 +140,29 @@ def statistics(run: Pass) -> dict[str, Statistics]:
   if not any("statistics" in m.needs for m in run.measures):
     return {}
   count = len(run.images)
-  states = {
-    name: streaming.unshared(references.init(int(np.prod(shape)), count))
-    for name, shape in run.layers.items()
-  }
+  units = {name: int(np.prod(shape)) for name, shape in run.layers.items()}
   marks = references.chosen(count)
   size = min(run.batch_size or _REFERENCE_BATCH, _REFERENCE_BATCH, count)
+  loops, states = None, {}
+  if native.usable() and streaming.Placement(run.devices).count == 1:
+    loops = native.References(units, references.kept(count))
+  else:
+    states = {
+      name: streaming.unshared(references.init(u, count))
+      for name, u in units.items()
+    }
   for batch in streaming.batches(run.images, run.labels, size):
     values = streaming.reference(run.fn, batch.images)
     used = marks[batch.index]
+    if loops is not None:
+      loops.step(values, int(batch.weight.sum()), used)
+      continue
     states = {
       k: references.update(state, values[k], batch.weight, used)
       for k, state in states.items()
     }
+  if loops is not None:
+    return loops.statistics()
   return {k: references.statistics(state) for k, state in states.items()}
 
 
@@ -192,11 +203,20 @@ def measure_orbit(
   kinds = streaming.tangent_kinds(needs)
   still = {layer.key: _velocity(o, layer, shape) for layer in layers if kinds}
   count = len(run.images)
-  states = {
-    layer.key: streaming.initial_states(
-      layer, o, len(o.thetas), count, sizes.batch
-    )
+  shapes = {
+    layer.key: streaming.shapes_of(layer, o, len(o.thetas), count, sizes.batch)
     for layer in layers
+  }
+  totals = None
+  if native.usable() and place.count == 1:
+    totals = Totals(layers, shapes, o, elements, known, still)
+  # With totals, measures that read nothing else see all images at the end.
+  groups = {
+    layer.key: layer.groups(arrays=None if totals is None else True)
+    for layer in layers
+  }
+  states = {
+    key: streaming.initial_states(groups[key], shapes[key]) for key in groups
   }
   fn, taps, states, known, fixed = place.copied(
     (run.fn, image_taps(o, shape), states, known, elements)
@@ -211,22 +231,32 @@ def measure_orbit(
     seen = streaming.forward(
       fn, batch.images, taps, border=o.border, chunk=sizes.chunk
     )
-    changes = {}
-    if kinds:
-      changes = _tangents(fn, batch.images, o, kinds)
+    changes, reduced = {}, {}
+    if totals is not None:
+      reduced = totals.step(seen, batch)
+      outputs = _differentiated(totals.differentiate, fn, batch)
+      changes = {k: {OUTPUT_KEY: v} for k, v in outputs.items()}
+    elif kinds:
+      changes = _differentiated(
+        streaming.tangents, fn, batch.images, family=o.family, kinds=kinds
+      )
     seen_images = Images(batch.images, seen.moved)
     for layer in layers:
       key = layer.key
+      if not groups[key]:
+        continue
       states[key] = streaming.update_layer(
         layer,
+        groups[key],
         states[key],
         (seen.reference[key], seen.transformed[key]),
         batch,
         images=seen_images,
         elements=fixed,
         statistics=known.get(key),
-        changes={k: c[key] for k, c in changes.items()},
+        changes={k: c[key] for k, c in changes.items() if key in c},
         velocity=still.get(key),
+        known=reduced.get(key),
       )
     del seen, changes, seen_images
     jax.block_until_ready(states)
@@ -235,13 +265,20 @@ def measure_orbit(
   result = Result(
     o, count, elements, list(run.layers), sizes.batch, run.measures, intensity
   )
-  _collect(result, layers, states, missing)
+  for layer in layers:
+    by_group = _by_group(groups[layer.key], states[layer.key])
+    if totals is not None:
+      late = layer.groups(arrays=False)
+      by_group |= _by_group(late, totals.states(layer.key))
+    _collect(result, layer, by_group)
+  _collect_missing(result, missing)
   return result
 
 
-def _tangents(fn: Any, images: Any, o: Orbit, kinds: tuple[str, ...]) -> Any:
+def _differentiated(step: Callable, *args: Any, **options: Any) -> Any:
+  """What a step returns that may differentiate the network."""
   try:
-    return streaming.tangents(fn, images, family=o.family, kinds=kinds)
+    return step(*args, **options)
   except (TypeError, NotImplementedError, ValueError) as error:
     line = str(error).strip().splitlines()[0]
     raise ValueError(
@@ -263,20 +300,19 @@ def _velocity(o: Orbit, layer: Layer, shape: tuple[int, int]) -> Any:
   ).astype(np.float32)
 
 
+def _by_group(groups: Any, states: Any) -> dict[streaming.Group, Any]:
+  return dict(zip(groups, jax.device_get(states), strict=True))
+
+
 def _collect(
-  result: Result,
-  layers: list[Layer],
-  states: Mapping[str, tuple[Any, ...]],
-  missing: list[Missing],
+  result: Result, layer: Layer, by_group: Mapping[streaming.Group, Any]
 ) -> None:
-  """Adds the rows of all layers to the result."""
-  for layer in layers:
-    by_group = dict(
-      zip(layer.groups, jax.device_get(states[layer.key]), strict=True)
-    )
-    for m in layer.measures:
-      state = by_group[m.init, m.update]
-      result.add(layer, m, m.finalize(state))
+  """Adds the rows of a layer to the result."""
+  for m in layer.measures:
+    result.add(layer, m, m.finalize(by_group[m.init, m.update]))
+
+
+def _collect_missing(result: Result, missing: list[Missing]) -> None:
   for name, m, reason in missing:
     result.add_missing(name, m, reason)
 
@@ -319,11 +355,14 @@ def measure_given(given: Given, o: Orbit | None) -> Result:
       _flat(given.transformed[key], 2),
     )
     known = _given_statistics(before) if "statistics" in layer.needs else None
-    states = streaming.initial_states(layer, o, count_elements, count, size)
+    shape = streaming.shapes_of(layer, o, count_elements, count, size)
+    groups = layer.groups()
+    states = streaming.initial_states(groups, shape)
     for batch in _given_batches(given.labels, size):
       at = batch.index
       states = streaming.update_layer(
         layer,
+        groups,
         states,
         (jnp.asarray(before[at]), jnp.asarray(after[:, at])),
         batch,
@@ -331,9 +370,8 @@ def measure_given(given: Given, o: Orbit | None) -> Result:
         elements=elements,
         statistics=known,
       )
-    _collect(result, [layer], {layer.key: states}, [])
-  for name, m, reason in missing:
-    result.add_missing(name, m, reason)
+    _collect(result, layer, _by_group(groups, states))
+  _collect_missing(result, missing)
   return result
 
 

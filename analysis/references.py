@@ -38,6 +38,11 @@ def firing(images: int) -> int:
   return max(1, round(GLOBAL_RATE * images))
 
 
+def kept(images: int) -> int:
+  """How many of the largest of so many images' values are kept."""
+  return firing(min(images, _MOST)) + 1
+
+
 def chosen(images: int) -> np.ndarray:
   """(n,) 1 for the images that thresholds are read off."""
   marks = np.zeros(images, np.float32)
@@ -56,8 +61,8 @@ def init(units: int, images: int) -> State:
   Returns:
     The state.
   """
-  kept = firing(min(images, _MOST)) + 1
-  return State(sums.init_moments(units), jnp.full((2, kept, units), -jnp.inf))
+  shape = (2, kept(images), units)
+  return State(sums.init_moments(units), jnp.full(shape, -jnp.inf))
 
 
 def _run_update(

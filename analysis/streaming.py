@@ -26,7 +26,7 @@ from analysis.measures import (
   Shapes,
   Statistics,
 )
-from analysis.measures.equivariance import align
+from analysis.measures.maps import align
 from models import platform
 
 # Bytes of activations a step, and images. On a CPU a step of more than some 8
@@ -43,6 +43,9 @@ OUTPUT = "output"
 
 # Where forward passes keep it: no layer is called so.
 OUTPUT_KEY = "the output"
+
+# (init, update): measures that share them share a state.
+Group = tuple[Callable, Callable]
 
 
 class Layer(NamedTuple):
@@ -80,9 +83,21 @@ class Layer(NamedTuple):
     return frozenset().union(*(m.needs for m in self.measures))
 
   @property
-  def groups(self) -> tuple[tuple[Callable, Callable], ...]:
-    """The different (init, update) of its measures: one state each."""
-    return tuple(dict.fromkeys((m.init, m.update) for m in self.measures))
+  def reads(self) -> frozenset[str]:
+    """The reductions that its measures read."""
+    return frozenset().union(*(m.reads for m in self.measures))
+
+  def groups(self, *, arrays: bool | None = None) -> tuple[Group, ...]:
+    """The different (init, update) of its measures: one state each.
+
+    Args:
+      arrays: only of measures that read activations, or do not; None for all.
+
+    Returns:
+      The groups.
+    """
+    chosen = [m for m in self.measures if arrays in (None, m.arrays)]
+    return tuple(dict.fromkeys((m.init, m.update) for m in chosen))
 
 
 def tangent_kinds(needs: frozenset[str]) -> tuple[str, ...]:
@@ -226,7 +241,7 @@ class Activations(NamedTuple):
   moved: Any
 
 
-def _flat(fn: Callable, images: Array) -> dict[str, Array]:
+def flat(fn: Callable, images: Array) -> dict[str, Array]:
   """Every layer, and the output, as float32 (n, u)."""
   output, layers = fn(images)
   # Activations may be of any floating type, such as bfloat16.
@@ -242,9 +257,9 @@ def _run_forward(
   elements, count = moved.shape[:2]
 
   def some(images: Array, moved: Array) -> tuple[dict, dict]:
-    after = _flat(fn, moved.reshape(-1, *images.shape[1:]))
+    after = flat(fn, moved.reshape(-1, *images.shape[1:]))
     split = {k: a.reshape(elements, -1, a.shape[-1]) for k, a in after.items()}
-    return _flat(fn, images), split
+    return flat(fn, images), split
 
   if chunk >= count:
     return Activations(*some(images, moved), moved)
@@ -275,7 +290,7 @@ forward = platform.jit(_run_forward, static_argnames=("border", "chunk"))
 
 
 def _run_reference(fn: Callable, images: Array) -> dict[str, Array]:
-  return _flat(fn, images)
+  return flat(fn, images)
 
 
 reference = platform.jit(_run_reference)
@@ -288,7 +303,7 @@ def _run_tangents(
   result = {}
   for kind in kinds:
     moves = gradients.directions(images, family, kind)
-    result[kind] = gradients.tangents(lambda x: _flat(fn, x), images, moves)
+    result[kind] = gradients.tangents(lambda x: flat(fn, x), images, moves)
   return result
 
 
@@ -298,11 +313,11 @@ tangents = platform.jit(_run_tangents, static_argnames=("family", "kinds"))
 # --- the measures ------------------------------------------------------------
 
 
-def initial_states(
+def shapes_of(
   layer: Layer, o: Orbit | None, elements: int, images: int, batch: int
-) -> tuple[Any, ...]:
-  """The empty states of a layer's measures, one for each of its groups."""
-  shapes = Shapes(
+) -> Shapes:
+  """What measures may know of a layer before the first batch."""
+  return Shapes(
     elements=elements,
     units=int(np.prod(layer.shape)),
     positions=layer.positions,
@@ -311,12 +326,19 @@ def initial_states(
     batch=batch,
     action=layer.action,
   )
-  return unshared(tuple(init(shapes) for init, _ in layer.groups))
+
+
+def initial_states(groups: Sequence[Group], shapes: Shapes) -> tuple[Any, ...]:
+  """The empty states of groups of measures."""
+  return unshared(tuple(init(shapes) for init, _ in groups))
 
 
 def unshared(state: Any) -> Any:
   """Copies: donating a buffer that two leaves share would free it twice."""
-  return jax.tree.map(lambda a: jnp.array(a, copy=True), state)
+  return jax.tree.map(
+    lambda a: (jnp if isinstance(a, jax.Array) else np).array(a, copy=True),
+    state,
+  )
 
 
 def _run_align(maps: Array, action: MapAction) -> Array:
@@ -326,7 +348,7 @@ def _run_align(maps: Array, action: MapAction) -> Array:
 _align = platform.jit(_run_align)
 
 
-def _run_aligned_tangent(
+def run_aligned_tangent(
   change: Array, maps: Array, velocity: Array, *, gradient: str
 ) -> Array:
   """(g, b, p, c) d/ds T_-s f(T_s x): what T_-s takes back is subtracted."""
@@ -335,9 +357,7 @@ def _run_aligned_tangent(
   return difference.reshape(*moved.shape[:2], -1, moved.shape[-1])
 
 
-_aligned_tangent = platform.jit(
-  _run_aligned_tangent, static_argnames="gradient"
-)
+_aligned_tangent = platform.jit(run_aligned_tangent, static_argnames="gradient")
 
 
 def _run_update(
@@ -348,7 +368,9 @@ def _run_update(
   )
 
 
-_update = platform.jit(_run_update, static_argnames="updates", donate_argnums=0)
+run_groups = platform.jit(
+  _run_update, static_argnames="updates", donate_argnums=0
+)
 
 # Activations of a step above which measures are compiled apart on a CPU: given
 # several, XLA there keeps what they share in memory instead of computing it
@@ -362,6 +384,7 @@ def _apart(values: Array) -> bool:
 
 def update_layer(
   layer: Layer,
+  groups: Sequence[Group],
   states: tuple[Any, ...],
   values: tuple[Array, Array],
   batch: Batch,
@@ -371,12 +394,14 @@ def update_layer(
   statistics: Statistics | None,
   changes: Mapping[str, Array] | None = None,
   velocity: Any = None,
+  known: Any = None,
 ) -> tuple[Any, ...]:
-  """One step of all measures of one layer.
+  """One step of measures of one layer.
 
   Args:
     layer: the layer.
-    states: of its groups of measures; not to be used afterwards.
+    groups: of its measures.
+    states: of these groups; not to be used afterwards.
     values: its activations (b, u) and (t, b, u).
     batch: the images' labels, weights and indices.
     images: the images, if known.
@@ -384,15 +409,17 @@ def update_layer(
     statistics: of the layer, if a measure needs them.
     changes: its tangents by kind, if a measure needs them.
     velocity: (g, h, w, 2) of its positions, for aligned tangents.
+    known: `Reductions` of the batch, if some are known.
 
   Returns:
     The new states.
   """
   before, after = values
   aligned, still = None, {}
-  needs = layer.needs
+  chosen = [m for m in layer.measures if (m.init, m.update) in groups]
+  needs = frozenset().union(*(m.needs for m in chosen))
   if layer.action is not None:
-    if needs & {"aligned", "aligned_if_mapped"}:
+    if "aligned" in needs:
       aligned = _align(
         after.reshape(*after.shape[:2], *layer.shape), layer.action
       )
@@ -413,11 +440,12 @@ def update_layer(
     labels=batch.labels,
     weight=batch.weight,
     index=batch.index,
+    reductions=known,
   )
-  updates = tuple(update for _, update in layer.groups)
+  updates = tuple(update for _, update in groups)
   if not _apart(after):
-    return _update(states, step, updates=updates)
+    return run_groups(states, step, updates=updates)
   return tuple(
-    _update((state,), step, updates=(update,))[0]
+    run_groups((state,), step, updates=(update,))[0]
     for state, update in zip(states, updates, strict=True)
   )

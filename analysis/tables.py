@@ -76,6 +76,7 @@ class Result:
   _yardsticks: dict[str, tuple[float, float]] = dataclasses.field(
     default_factory=dict
   )
+  _protocols: dict[str, str] = dataclasses.field(default_factory=dict)
 
   def add(self, layer: Layer, measure: Measure, rows: Sequence[Row]) -> None:
     """Adds what a measure found of a layer.
@@ -126,7 +127,7 @@ class Result:
 
   def _add(self, layer: str, key: str, measure: Measure, row: Row) -> None:
     rank = self.measures.index(measure)
-    index = {name: i for i, name in enumerate(self.layers)}
+    index = self._index
     # The output comes last, also where a layer is called so.
     position = index.get(key, -1 if key == ALL_LAYERS else len(index))
     total, dead = self._yardsticks.get(key, (float("nan"),) * 2)
@@ -146,6 +147,10 @@ class Result:
       "note": row.note,
     }
     self._rows.append((rank, position, key, row, record))
+
+  @functools.cached_property
+  def _index(self) -> dict[str, int]:
+    return {name: i for i, name in enumerate(self.layers)}
 
   def _sorted(self) -> list[tuple[int, int, str, Row, dict[str, Any]]]:
     """By measure in the order asked for, then by layer."""
@@ -167,6 +172,11 @@ class Result:
 
   def _protocol(self, measure: Measure) -> str:
     """What identifies a value: measure, extent of the orbit, version."""
+    if measure.name not in self._protocols:
+      self._protocols[measure.name] = self._name(measure)
+    return self._protocols[measure.name]
+
+  def _name(self, measure: Measure) -> str:
     parts = [measure.protocol]
     if self.orbit is not None:
       rate = any(need.startswith("tangents") for need in measure.needs)

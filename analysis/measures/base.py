@@ -90,6 +90,8 @@ class OrbitBatch(NamedTuple):
     weight: (b,) 1 for an image, 0 for the padding of a ragged last batch. The
       first image of a batch is never padding.
     index: (b,) which image of the data set each is.
+    reductions: what `analysis.measures.reductions` would compute of the batch,
+      where it is known already.
   """
 
   reference: Any
@@ -104,6 +106,7 @@ class OrbitBatch(NamedTuple):
   labels: Any
   weight: Any
   index: Any
+  reductions: Any = None
 
 
 class Shapes(NamedTuple):
@@ -181,13 +184,17 @@ class Measure(NamedTuple):
       version it identifies a value in tables.
     version: raised whenever values change.
     needs: what the batches must carry: any of "labels", "aligned" (a layer
-      without it is left out, with the reason), "aligned_if_mapped", "images",
+      without it is left out, with the reason), "images",
       "statistics", "pairs" (all images that are compared with each other are
       in one batch) and "tangents:KIND".
     scope: "layer" for every layer, "output" for the network's output.
     refuses: from the `Orbit`, None if it is not known, to the reason why the
       measure does not apply to it; empty if it does.
     min_elements: smallest orbit that the measure is defined for.
+    reads: the reductions that `update` reads, by their names in
+      `analysis.measures.reductions`.
+    arrays: whether `update` reads activations too. Without, it may be called
+      once for all images, with their reductions and no activations.
   """
 
   init: Callable[[Shapes], Any]
@@ -200,3 +207,5 @@ class Measure(NamedTuple):
   scope: str = "layer"
   refuses: Callable[[Any], str] = lambda orbit: ""
   min_elements: int = 1
+  reads: frozenset[str] = frozenset()
+  arrays: bool = True

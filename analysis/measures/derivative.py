@@ -7,50 +7,42 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from analysis.measures import base, sums
+from analysis.measures import base, reduced, reductions, sums
 
 
 class _State(NamedTuple):
-  invariant: Any  # (g,) sum over images of ||d/ds f(T_s x)||^2
-  equivariant: Any  # (g,) of ||m d/ds T_-s f(T_s x)||^2
+  tangents: reduced.Tangents  # (g,) each
   mask: Any  # (u,) m, empty for a layer without a map
   reference: sums.Moments
 
 
 def _init(shapes: base.Shapes) -> _State:
-  zeros = jnp.zeros(shapes.generators)
+  zeros = sums.zeros(shapes.generators)
   mapped = shapes.units if shapes.action is not None else 0
   return _State(
-    zeros, zeros, jnp.zeros(mapped), sums.init_moments(shapes.units)
+    reduced.Tangents(zeros, zeros),
+    sums.zeros(mapped),
+    sums.init_moments(shapes.units),
   )
 
 
 def _update(gradient: str, state: _State, batch: base.OrbitBatch) -> _State:
-  changes = batch.tangents[gradient]
-  squares = sums.sum_over_images(changes**2, batch.weight)
-  state = state._replace(
-    invariant=state.invariant + sums.sum_over_units(squares),
-    reference=sums.update_moments(
-      state.reference, batch.reference, batch.weight
-    ),
-  )
+  old, new = state.tangents, reductions.tangents(batch, gradient)
+  reference = reductions.add_reference(state.reference, batch)
+  old = old._replace(invariant=old.invariant + new.invariant)
   if not state.mask.size:
-    return state
-  aligned = batch.aligned_tangents[gradient]
-  generators, count, _, channels = aligned.shape
+    return _State(old, state.mask, reference)
+  channels = state.mask.size // len(batch.action.inside)
   mask = jnp.repeat(batch.action.inside, channels)
-  aligned = aligned.reshape(generators, count, -1) * mask[None, None]
-  squares = sums.sum_over_images(aligned**2, batch.weight)
-  return state._replace(
-    equivariant=state.equivariant + sums.sum_over_units(squares), mask=mask
-  )
+  old = old._replace(equivariant=old.equivariant + new.equivariant)
+  return _State(old, mask, reference)
 
 
 def _finalize(name: str, state: _State) -> list[base.Row]:
   variance = np.asarray(state.reference.variance, np.float64)
   count = float(state.reference.count)
   mask = np.asarray(state.mask, np.float64)
-  rows = _rows(name, state.invariant, count, variance.sum(), "")
+  rows = _rows(name, state.tangents.invariant, count, variance.sum(), "")
   name = f"{name}_equivariant"
   if not mask.size:
     note = "the layer has no positions, or none whose place is known"
@@ -60,7 +52,9 @@ def _finalize(name: str, state: _State) -> list[base.Row]:
     rows.append(base.Row(name, float("nan"), note=note))
   else:
     yardstick = (mask * variance).sum()
-    rows += _rows(name, state.equivariant, count, yardstick, " inside the mask")
+    rows += _rows(
+      name, state.tangents.equivariant, count, yardstick, " inside the mask"
+    )
   return rows
 
 
@@ -93,6 +87,8 @@ def _lie(name: str, gradient: str) -> base.Measure:
     protocol=f"{name}/{gradient}",
     needs=frozenset({f"tangents:{gradient}"}),
     refuses=_refuses,
+    reads=frozenset({"tangents", "reference"}),
+    arrays=False,
   )
 
 
@@ -134,8 +130,8 @@ class _Reference(NamedTuple):
 
 
 def _init_reference(shapes: base.Shapes) -> _Reference:
-  zeros = jnp.zeros(shapes.generators)
-  return _Reference(zeros, zeros, jnp.zeros(()))
+  zeros = sums.zeros(shapes.generators)
+  return _Reference(zeros, zeros, sums.zeros())
 
 
 def _update_reference(state: _Reference, batch: base.OrbitBatch) -> _Reference:

@@ -2,10 +2,9 @@
 
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
-from analysis.measures import base, sums
+from analysis.measures import base, reductions, sums
 from analysis.measures.variance import spread_rows
 
 
@@ -18,22 +17,17 @@ class _State(NamedTuple):
 
 
 def _init(shapes: base.Shapes) -> _State:
-  units, zero = jnp.zeros(shapes.units), jnp.zeros(())
-  return _State(units, units, zero, zero, jnp.zeros(shapes.elements))
+  units, zero = sums.zeros(shapes.units), sums.zeros()
+  return _State(units, units, zero, zero, sums.zeros(shapes.elements))
 
 
 def _update(state: _State, batch: base.OrbitBatch) -> _State:
-  count = batch.weight.sum()
-  over_orbit = sums.pair_differences(batch.transformed)
-  over_images = sums.pair_differences(
-    jnp.moveaxis(batch.transformed, 1, 0), count
-  )
-  elements = len(batch.transformed)
+  pairs = reductions.pairs(batch)
   return _State(
-    state.transformations + batch.weight @ over_orbit,
-    state.samples + jnp.ones(elements) @ over_images,
-    state.images + count,
-    state.pairs + count * (count - 1) / 2,
+    state.transformations + pairs.over_orbit,
+    state.samples + pairs.over_images,
+    state.images + reductions.images(batch),
+    state.pairs + pairs.count,
     state.elements,
   )
 
@@ -58,6 +52,8 @@ normalized_distance = base.Measure(
   protocol="normalized_distance/ratio-of-means",
   needs=frozenset({"pairs"}),
   min_elements=2,
+  reads=frozenset({"pairs"}),
+  arrays=False,
 )
 """Mean pairwise distance over the orbit, over that between images.
 

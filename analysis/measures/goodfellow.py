@@ -2,10 +2,9 @@
 
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
-from analysis.measures import base, sums
+from analysis.measures import base, reductions, sums
 
 # Rate of firing over all images, and the share of units that a layer is
 # judged by.
@@ -20,26 +19,17 @@ class _State(NamedTuple):
 
 
 def _init(shapes: base.Shapes) -> _State:
-  both = jnp.zeros((2, shapes.units))
-  return _State(both, both, jnp.zeros(()), jnp.zeros(()))
+  both = sums.zeros(2, shapes.units)
+  return _State(both, both, sums.zeros(), sums.zeros())
 
 
 def _update(state: _State, batch: base.OrbitBatch) -> _State:
-  counted = 1 - batch.elements.identity
-  fires, local = [], []
-  for sign, threshold in zip((1, -1), batch.statistics.thresholds, strict=True):
-    on = (sign * batch.reference > threshold[None]).astype(jnp.float32)
-    after = [
-      jnp.where(sign * values > threshold[None], counted[i], 0)
-      for i, values in enumerate(batch.transformed)
-    ]
-    fires.append(batch.weight @ on)
-    local.append(batch.weight @ (on * sums.add(after)))
+  firing = reductions.firing(batch)
   return _State(
-    state.fires + jnp.stack(fires),
-    state.local + jnp.stack(local),
-    state.images + batch.weight.sum(),
-    counted.sum(),
+    state.fires + firing.fires,
+    state.local + firing.local,
+    state.images + reductions.images(batch),
+    (1 - batch.elements.identity).sum(),
   )
 
 
@@ -76,6 +66,8 @@ goodfellow = base.Measure(
   name="goodfellow",
   protocol="goodfellow/top-20pc-rate-1pc",
   needs=frozenset({"statistics"}),
+  reads=frozenset({"firing"}),
+  arrays=False,
 )
 """Local over global firing rate, the mean of the top 20 % of units.
 

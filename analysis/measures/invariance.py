@@ -2,10 +2,11 @@
 
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
-from analysis.measures import base, sums
+from analysis.measures import base, reductions, sums
+
+_READS = frozenset({"moved", "reference"})
 
 
 class _State(NamedTuple):
@@ -15,20 +16,18 @@ class _State(NamedTuple):
 
 
 def _init(shapes: base.Shapes) -> _State:
-  zeros = jnp.zeros(shapes.elements)
+  zeros = sums.zeros(shapes.elements)
   return _State(
     zeros,
     sums.init_moments(shapes.units),
-    base.Elements(jnp.zeros((shapes.elements, 1)), zeros, zeros, zeros),
+    base.Elements(sums.zeros(shapes.elements, 1), zeros, zeros, zeros),
   )
 
 
 def _update(state: _State, batch: base.OrbitBatch) -> _State:
-  squares = (batch.transformed - batch.reference[None]) ** 2
-  by_unit = sums.sum_over_images(squares, batch.weight)
   return _State(
-    state.distances + sums.sum_over_units(by_unit),
-    sums.update_moments(state.reference, batch.reference, batch.weight),
+    state.distances + reductions.moved(batch).squares,
+    reductions.add_reference(state.reference, batch),
     batch.elements,
   )
 
@@ -63,6 +62,8 @@ invariance_error = base.Measure(
   _finalize,
   name="invariance_error",
   protocol="invariance_error/rms",
+  reads=_READS,
+  arrays=False,
 )
 """sqrt(mean_i ||f(t x_i) - f(x_i)||^2 / 2V) for each transformation t.
 
@@ -145,6 +146,8 @@ invariance_radius = base.Measure(
   _finalize_radius,
   name="invariance_radius",
   protocol="invariance_radius/half",
+  reads=_READS,
+  arrays=False,
 )
 """Smallest magnitude at which the invariance error reaches 0.5.
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from analysis.measures import base
+from analysis.measures import base, sums
 
 _NAN = float("nan")
 
@@ -27,9 +27,9 @@ class _State(NamedTuple):
 
 def _init(shapes: base.Shapes) -> _State:
   t, k = shapes.elements, shapes.units
-  zeros = jnp.zeros
+  zeros = sums.zeros
   return _State(
-    zeros(3), zeros(t), zeros((3, t)), zeros(3), zeros(k), zeros((t, k))
+    zeros(3), zeros(t), zeros(3, t), zeros(3), zeros(k), zeros(t, k)
   )
 
 
@@ -199,7 +199,7 @@ class _Path(NamedTuple):
 
 
 def _init_path(shapes: base.Shapes) -> _Path:
-  return _Path(*[jnp.zeros(())] * 5)
+  return _Path(*[sums.zeros()] * 5)
 
 
 def _update_path(state: _Path, batch: base.OrbitBatch) -> _Path:

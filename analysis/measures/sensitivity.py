@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from analysis.measures import base, sums
+from analysis.measures import base, reductions, sums
 from analysis.measures.invariance import profile, root_ratio
 
 _NAN = float("nan")
@@ -22,29 +22,27 @@ class _State(NamedTuple):
 
 
 def _init(shapes: base.Shapes) -> _State:
-  zeros = jnp.zeros(shapes.elements)
+  zeros = sums.zeros(shapes.elements)
   blocks = -(-shapes.images // shapes.batch)
   pairs = max(shapes.batch * (shapes.batch - 1) // 2, 1)
   between = jnp.full((blocks, pairs), jnp.nan)
-  block = jnp.zeros((), jnp.int32)
+  block = np.zeros((), np.int32)
   moments = sums.init_moments(shapes.units)
   return _State(zeros, zeros, between, block, moments, zeros)
 
 
 def _update(state: _State, batch: base.OrbitBatch) -> _State:
-  squares = sums.sum_terms_over_units(
-    lambda y, x: (y - x[None]) ** 2, batch.transformed, batch.reference
-  )
+  moved = reductions.moved(batch)
   between = state.between
   if len(batch.weight) > 1:
     pairs = _class_distances(batch)
     between = lax.dynamic_update_index_in_dim(between, pairs, state.block, 0)
   return _State(
-    state.squares + squares @ batch.weight,
-    state.distances + jnp.sqrt(squares) @ batch.weight,
+    state.squares + moved.squares,
+    state.distances + moved.distances,
     between,
     state.block + 1,
-    sums.update_moments(state.reference, batch.reference, batch.weight),
+    reductions.add_reference(state.reference, batch),
     batch.elements.magnitude,
   )
 
@@ -119,6 +117,7 @@ sensitivity_map = base.Measure(
   protocol="sensitivity_map/grid",
   needs=frozenset({"pairs"}),
   refuses=_not_a_grid,
+  reads=frozenset({"moved"}),
 )
 """Invariance error for every shift of a (dx, dy) grid, and its radial profile.
 

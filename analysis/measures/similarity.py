@@ -2,10 +2,9 @@
 
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
-from analysis.measures import base, sums
+from analysis.measures import base, reductions, sums
 
 
 class _Cosine(NamedTuple):
@@ -14,31 +13,13 @@ class _Cosine(NamedTuple):
 
 
 def _init_cosine(shapes: base.Shapes) -> _Cosine:
-  zeros = jnp.zeros(shapes.elements)
+  zeros = sums.zeros(shapes.elements)
   return _Cosine(zeros, zeros)
 
 
 def _update_cosine(state: _Cosine, batch: base.OrbitBatch) -> _Cosine:
-  mean = batch.statistics.mean
-  before = batch.reference - mean[None]
-  product = sums.sum_terms_over_units(
-    lambda y, x, m: (y - m[None, None]) * x[None],
-    batch.transformed,
-    before,
-    mean,
-  )
-  squares = sums.sum_terms_over_units(
-    lambda y, m: (y - m[None, None]) ** 2, batch.transformed, mean
-  )
-  own = sums.sum_terms_over_units(lambda x: x**2, before)
-  # Roots before their product, which would leave the range of float32.
-  norms = jnp.sqrt(squares) * jnp.sqrt(own)[None]
-  known = norms > 0
-  cosines = jnp.where(known, product / jnp.where(known, norms, 1), 0)
-  return _Cosine(
-    state.cosines + cosines @ batch.weight,
-    state.images + known.astype(jnp.float32) @ batch.weight,
-  )
+  cosines = reductions.cosines(batch)
+  return _Cosine(state.cosines + cosines.total, state.images + cosines.images)
 
 
 def _finalize_cosine(state: _Cosine) -> list[base.Row]:
@@ -58,6 +39,8 @@ cosine = base.Measure(
   _finalize_cosine,
   name="cosine",
   protocol="cosine/centred",
+  reads=frozenset({"cosines"}),
+  arrays=False,
   needs=frozenset({"statistics"}),
 )
 """mean_i cos(f(t x_i) - m, f(x_i) - m), m the mean of f over the images.
@@ -76,53 +59,14 @@ class _Cka(NamedTuple):
   after: Any  # (t,) of f(t x) with itself
 
 
-# The unbiased HSIC is defined for at least four images.
-_LEAST = 4
-
-
 def _init_cka(shapes: base.Shapes) -> _Cka:
-  zeros = jnp.zeros(shapes.elements)
-  return _Cka(jnp.zeros(()), zeros, zeros)
+  zeros = sums.zeros(shapes.elements)
+  return _Cka(sums.zeros(), zeros, zeros)
 
 
 def _update_cka(state: _Cka, batch: base.OrbitBatch) -> _Cka:
-  weight = batch.weight
-  count = weight.sum()
-  before = _centred(batch.reference, weight)
-  after = jnp.moveaxis(_centred(batch.transformed, weight), 2, 1)
-  gram = before @ before.T
-  grams = jnp.einsum("tui,tuj->tij", after, after)
-  off = jnp.outer(weight, weight) * (1 - jnp.eye(len(weight)))
-  gram, grams = gram * off, grams * off[None]
-  grams_before = jnp.broadcast_to(gram, grams.shape)
-  return _Cka(
-    state.before + _hsic(gram[None], gram[None], count)[0],
-    state.cross + _hsic(grams_before, grams, count),
-    state.after + _hsic(grams, grams, count),
-  )
-
-
-def _centred(values: Any, weight: Any) -> Any:
-  """Less the mean over the images: (..., b, u).
-
-  That changes no HSIC, but keeps its differences of large sums small. Taken
-  from the first image beforehand, what never varies is exactly 0.
-  """
-  values = values - values[..., :1, :]
-  mean = sums.sum_over_images(values, weight / weight.sum())
-  return values - mean[..., None, :]
-
-
-def _hsic(one: Any, other: Any, count: Any) -> Any:
-  """Unbiased HSIC of Gram matrices (t, b, b) of zero diagonal, times count."""
-  row_one, row_other = one.sum(-1), other.sum(-1)
-  product = (one * other).sum((-2, -1))
-  totals = row_one.sum(-1) * row_other.sum(-1)
-  rows = (row_one * row_other).sum(-1)
-  # A block of fewer images says nothing and must not divide by zero.
-  n = jnp.maximum(count, _LEAST)
-  value = product + totals / ((n - 1) * (n - 2)) - 2 * rows / (n - 2)
-  return jnp.where(count >= _LEAST, value * count / (n * (n - 3)), 0)
+  hsic = reductions.hsic(batch)
+  return _Cka(*(a + b for a, b in zip(state, hsic, strict=True)))
 
 
 def _finalize_cka(state: _Cka) -> list[base.Row]:
@@ -151,6 +95,8 @@ cka = base.Measure(
   name="cka",
   protocol="cka/linear-debiased",
   needs=frozenset({"pairs"}),
+  reads=frozenset({"hsic"}),
+  arrays=False,
 )
 """Debiased linear centred kernel alignment of f(x) and f(t x).
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 # More slices than this are summed by a plain reduction: a tree would take long
@@ -23,6 +24,11 @@ _NETWORK = 52
 
 # Terms of a sum over units that are added element by element first.
 _CHUNKS = 64
+
+
+def zeros(*shape: int) -> np.ndarray:
+  """Float32 zeros for a state: on the host, where making them is quick."""
+  return np.zeros(shape, np.float32)
 
 
 def add(terms: Sequence[Any]) -> Any:
@@ -136,8 +142,8 @@ class Moments(NamedTuple):
 
 def init_moments(*shape: int) -> Moments:
   """Moments of nothing, for units of the given shape."""
-  zeros = jnp.zeros(shape)
-  return Moments(jnp.zeros(()), zeros, zeros, zeros)
+  nothing = zeros(*shape)
+  return Moments(zeros(), nothing, nothing, nothing)
 
 
 def update_moments(
@@ -166,6 +172,26 @@ def update_moments(
     new,
     total - count * step,
     squares - step * (2 * total - count * step),
+  )
+
+
+def merge_moments(one: Moments, other: Moments) -> Moments:
+  """Moments of the images of both.
+
+  Args:
+    one: of some images, possibly none.
+    other: of other images, at least one.
+
+  Returns:
+    Their moments, with the origin of `other`: exactly `other` if `one` is of
+    no image.
+  """
+  step = jnp.where(one.count > 0, other.origin - one.origin, 0)
+  return Moments(
+    one.count + other.count,
+    other.origin,
+    other.total + one.total - one.count * step,
+    other.squares + one.squares - step * (2 * one.total - one.count * step),
   )
 
 
@@ -205,7 +231,7 @@ def pair_differences(
 
 def _sorted(lanes: list[Any]) -> list[Any]:
   """Arrays in order, element by element: Batcher's odd-even merge sort."""
-  for i, j in _comparators(len(lanes)):
+  for i, j in comparators(len(lanes)):
     ordered = lanes[i] < lanes[j]
     lanes[i], lanes[j] = (
       jnp.where(ordered, lanes[i], lanes[j]),
@@ -214,8 +240,11 @@ def _sorted(lanes: list[Any]) -> list[Any]:
   return lanes
 
 
-def _comparators(n: int) -> list[tuple[int, int]]:
-  """K. Batcher, "Sorting networks and their applications", AFIPS 1968."""
+def comparators(n: int) -> list[tuple[int, int]]:
+  """A sorting network of n values, pairs to put in order one after the other.
+
+  Source: K. Batcher, "Sorting networks and their applications", AFIPS 1968.
+  """
   result = []
   merged = 1
   while merged < n:

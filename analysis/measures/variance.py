@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from analysis.measures import base, sums
+from analysis.measures import base, reduced, reductions, sums
+
+_READS = frozenset({"over_orbit", "over_images"})
 
 
 class _State(NamedTuple):
@@ -19,7 +21,7 @@ class _State(NamedTuple):
 
 
 def _init(shapes: base.Shapes) -> _State:
-  zeros = jnp.zeros(shapes.units)
+  zeros = sums.zeros(shapes.units)
   return _State(
     zeros,
     zeros,
@@ -29,11 +31,20 @@ def _init(shapes: base.Shapes) -> _State:
 
 
 def _update(state: _State, batch: base.OrbitBatch) -> _State:
-  variance = sums.variance_over_orbit(batch.transformed)
+  return _add(
+    state,
+    reductions.over_orbit(batch),
+    reductions.add_over_images(state.samples, batch),
+  )
+
+
+def _add(
+  state: _State, spread: reduced.Spread, samples: sums.Moments
+) -> _State:
   return state._replace(
-    deviations=state.deviations + batch.weight @ jnp.sqrt(variance),
-    within=state.within + batch.weight @ variance,
-    samples=sums.update_moments(state.samples, batch.transformed, batch.weight),
+    deviations=state.deviations + spread.deviations,
+    within=state.within + spread.within,
+    samples=samples,
   )
 
 
@@ -43,9 +54,13 @@ def _init_aligned(shapes: base.Shapes) -> _State:
 
 
 def _update_aligned(state: _State, batch: base.OrbitBatch) -> _State:
-  elements, count, _, channels = batch.aligned.shape
-  aligned = batch.aligned.reshape(elements, count, -1)
-  state = _update(state, batch._replace(transformed=aligned))
+  state = _add(
+    state,
+    reductions.undone_over_orbit(batch),
+    reductions.add_undone_over_images(state.samples, batch),
+  )
+  positions = batch.action.defined.shape[1]
+  channels = len(state.deviations) // positions
   defined = jnp.repeat(batch.action.defined, channels, axis=1)
   return state._replace(defined=defined)
 
@@ -133,6 +148,8 @@ normalized_variance = base.Measure(
   name="normalized_variance",
   protocol="normalized_variance/ratio-of-means",
   min_elements=2,
+  reads=_READS,
+  arrays=False,
 )
 """TV / SV of each unit, over a whole orbit of transformations.
 
@@ -168,6 +185,8 @@ same_equivariance_variance = base.Measure(
   protocol="same_equivariance_variance/ratio-of-means",
   needs=frozenset({"aligned"}),
   min_elements=2,
+  reads=frozenset({"undone_over_orbit", "undone_over_images"}),
+  arrays=False,
 )
 """The variance family on t^-1 f(t x): does the map move along with the image?
 
@@ -242,6 +261,8 @@ anova = base.Measure(
   name="anova",
   protocol="anova/repeated-measures-holm-1pc",
   min_elements=2,
+  reads=_READS,
+  arrays=False,
 )
 """Fraction of units whose mean depends on the transformation.
 

@@ -2,18 +2,14 @@
 
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
-from analysis.measures import base, sums
+from analysis.measures import base, reductions, sums
 
 YARDSTICK = "yardstick"
 
 # The row that says so: no value of a measure.
 NOT_FINITE = "not finite"
-
-# Small enough that no sum of finite activations overflows.
-_TINY = 1e-30
 
 
 class _State(NamedTuple):
@@ -22,15 +18,13 @@ class _State(NamedTuple):
 
 
 def _init(shapes: base.Shapes) -> _State:
-  return _State(sums.init_moments(shapes.units), jnp.zeros(shapes.elements))
+  return _State(sums.init_moments(shapes.units), sums.zeros(shapes.elements))
 
 
 def _update(state: _State, batch: base.OrbitBatch) -> _State:
-  values = batch.transformed
-  tiny = jnp.full(values.shape[-1], _TINY, values.dtype)
   return _State(
-    sums.update_moments(state.reference, batch.reference, batch.weight),
-    state.transformed + (values @ tiny).sum(-1),
+    reductions.add_reference(state.reference, batch),
+    state.transformed + reductions.finite(batch),
   )
 
 
@@ -47,7 +41,13 @@ def _finalize(state: _State) -> list[base.Row]:
 
 
 yardstick = base.Measure(
-  _init, _update, _finalize, name=YARDSTICK, protocol=YARDSTICK
+  _init,
+  _update,
+  _finalize,
+  name=YARDSTICK,
+  protocol=YARDSTICK,
+  reads=frozenset({"reference", "finite"}),
+  arrays=False,
 )
 """V, the sum over units of the unbiased variance over the images, and the
 fraction of units that never vary: columns of every row of a layer, not rows.

@@ -1,0 +1,204 @@
+"""Reductions by compiled loops on the CPU, in place of those by XLA.
+
+What measures read of a step is little arithmetic on much memory. XLA makes a
+pass over memory of most of it, and takes seconds to compile each layer's shape;
+the loops here take a tile of units into the cache once and do all that is
+wanted of it. `analysis.measures.reductions` says what they compute, and is what
+computes it on an accelerator, on several devices, or where Numba is missing.
+"""
+
+import functools
+import importlib
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from analysis.measures import Elements, Shapes, Statistics
+from analysis.measures.reduced import Reductions
+from models import platform
+
+# What the loops compute; the pass adds what is not of a layer's activations.
+COMPUTED = frozenset(Reductions._fields) - {"images", "ideal", "tangents"}
+
+
+@functools.cache
+def _loads() -> bool:
+  try:
+    importlib.import_module("analysis.kernels.units")
+  except (ImportError, RuntimeError):
+    # Not installed for this Python, or no folder to keep compiled code in.
+    return False
+  return True
+
+
+def usable() -> bool:
+  """Whether there are loops for the default device."""
+  return platform.on_cpu() and _loads()
+
+
+def _threads() -> int:
+  """As many as XLA takes: NPROC, or the cores that this process may use."""
+  wanted = os.environ.get("NPROC", "")
+  if wanted.isdigit() and int(wanted) > 0:
+    return int(wanted)
+  if hasattr(os, "sched_getaffinity"):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
+class Loops:
+  """The sums of all layers over a pass."""
+
+  def __init__(self, elements: Elements) -> None:
+    """Sums of no layer.
+
+    Args:
+      elements: of the orbit.
+    """
+    self._elements = elements
+    self._threads = _threads()
+    self._layers: dict[Any, Any] = {}
+
+  def add_layer(
+    self,
+    key: Any,
+    wanted: frozenset[str],
+    shapes: Shapes,
+    statistics: Statistics | None,
+  ) -> None:
+    """A layer to sum, from the first step on.
+
+    Args:
+      key: what steps and `total` call it.
+      wanted: names of reductions; those that are not of activations alone are
+        left to the caller.
+      shapes: of the layer.
+      statistics: of the layer, if a reduction needs them.
+    """
+    from analysis.layer_sums import LayerSums
+
+    self._layers[key] = LayerSums(
+      wanted & COMPUTED, shapes, self._elements, statistics, self._threads
+    )
+
+  def step(
+    self,
+    before: Mapping[Any, Any],
+    after: Mapping[Any, Any],
+    index: np.ndarray,
+  ) -> dict[Any, Reductions]:
+    """Adds a step to all layers.
+
+    Args:
+      before: (b, u) activations by layer, of the untransformed images.
+      after: (t, b, u) of the transformed ones.
+      index: which image of the data set each is, of those that are no
+        padding.
+
+    Returns:
+      By layer, what measures that see every step may read of this one.
+    """
+    images = len(index)
+    # On a CPU numpy looks at the same memory.
+    arrays = {
+      key: (_part(after[key], 1, images), _part(before[key], 0, images))
+      for key, sums in self._layers.items()
+      if sums.wanted
+    }
+
+    def share(thread: int) -> None:
+      for key, (x, r) in arrays.items():
+        self._layers[key].add(thread, x, r)
+
+    for key in arrays:
+      self._layers[key].open(images)
+    _run(share, self._threads)
+    return {
+      key: self._layers[key].close(*values, index)
+      for key, values in arrays.items()
+    }
+
+  def total(self, key: Any) -> Reductions:
+    """The reductions of a layer over all steps."""
+    return self._layers[key].total()
+
+
+class References:
+  """What is known of layers before a pass: see `analysis.references`."""
+
+  def __init__(self, units: Mapping[str, int], kept: int) -> None:
+    """Nothing.
+
+    Args:
+      units: of each layer.
+      kept: largest values to keep of each unit.
+    """
+    self._threads = _threads()
+    self._seen = 0
+    self._moments = {k: np.zeros((3, u), np.float32) for k, u in units.items()}
+    self._largest = {
+      k: np.full((2, kept, u), -np.inf, np.float32) for k, u in units.items()
+    }
+
+  def step(self, values: Mapping[str, Any], images: int, marks: Any) -> None:
+    """Adds untransformed images.
+
+    Args:
+      values: (b, u) activations by layer.
+      images: how many of the b are no padding.
+      marks: (b,) 1 for the images that thresholds are read off.
+    """
+    from analysis.kernels import moments as kernels
+
+    marks = np.ascontiguousarray(marks[:images])
+
+    def share(thread: int) -> None:
+      for key, moments in self._moments.items():
+        array = _part(values[key], 0, images)
+        first, last = (
+          array.shape[1] * k // self._threads for k in (thread, thread + 1)
+        )
+        kernels.add_references(
+          array, first, last, marks, moments, self._largest[key], self._seen
+        )
+
+    _run(share, self._threads)
+    self._seen += images
+
+  def statistics(self) -> dict[str, Statistics]:
+    """Mean and thresholds of every layer."""
+    return {
+      # The origin has followed the mean: what is left of the sum is rounding.
+      key: Statistics(
+        moments[0] + moments[1] / self._seen, self._largest[key][:, -1]
+      )
+      for key, moments in self._moments.items()
+    }
+
+
+def _part(values: Any, axis: int, images: int) -> np.ndarray:
+  """The first images along an axis, contiguous and read-only.
+
+  Loops are compiled for such arrays, which is what jax gives without a copy.
+  """
+  array = np.asarray(values)
+  if images < array.shape[axis]:
+    array = np.ascontiguousarray(array.take(range(images), axis))
+    array.flags.writeable = False
+  return array
+
+
+def _run(share: Callable[[int], None], threads: int) -> None:
+  """Calls a function once for each thread, all at once."""
+  if threads == 1:
+    share(0)
+  else:
+    list(_pool(threads).map(share, range(threads)))
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+  return ThreadPoolExecutor(threads)
