@@ -378,10 +378,6 @@ run_groups = platform.jit(
 _APART = 400_000
 
 
-def _apart(values: Array) -> bool:
-  return platform.on_cpu() and values.size > _APART
-
-
 def update_layer(
   layer: Layer,
   groups: Sequence[Group],
@@ -443,7 +439,7 @@ def update_layer(
     reductions=known,
   )
   updates = tuple(update for _, update in groups)
-  if not _apart(after):
+  if not platform.on_cpu() or after.size <= _APART:
     return run_groups(states, step, updates=updates)
   return tuple(
     run_groups((state,), step, updates=(update,))[0]
