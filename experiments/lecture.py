@@ -26,7 +26,7 @@ config.define_flags(config.DataConfig, config.TrainConfig)
 
 def main() -> None:
   """Trains, computes, draws; prints every number and the page last."""
-  from experiments import datasets, lecture_page, store
+  from experiments import datasets, lecture_page, locks, store
 
   data = config.from_flags(config.DataConfig)
   train = config.from_flags(config.TrainConfig)
@@ -35,15 +35,16 @@ def main() -> None:
   if not flags.FLAGS["epochs"].present and data.dataset == "digits":
     train = dataclasses.replace(train, epochs=20)  # it has few images
   workdir = Path(flags.FLAGS.workdir)
-  arrays, numbers = lecture_page.compute(workdir, data, train, seeds, dataset)
-  provenance = store.provenance(dataset.provenance)
-  provenance["lecture"] = {
-    "dataset": data.dataset,
-    "train_examples": len(dataset.train.labels),
-    "epochs": train.epochs,
-    "seeds": list(seeds),
-  }
-  page = lecture_page.write(workdir, arrays, numbers, provenance)
+  with locks.holding(workdir):
+    arrays, numbers = lecture_page.compute(workdir, data, train, seeds, dataset)
+    provenance = store.provenance(dataset.provenance)
+    provenance["lecture"] = {
+      "dataset": data.dataset,
+      "train_examples": len(dataset.train.labels),
+      "epochs": train.epochs,
+      "seeds": list(seeds),
+    }
+    page = lecture_page.write(workdir, arrays, numbers, provenance)
   for line in numbers.to_dict("records"):
     print(f"{line['section']}: {line['quantity']}: {lecture_page.shown(line)}")
   print(page)

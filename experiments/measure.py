@@ -16,11 +16,15 @@ Expected time: about a minute a seed on 2 cores for depth 3, width 32.
 
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from experiments import cli, config
 from experiments.errors import ExperimentError, UsageError
+
+if TYPE_CHECKING:
+  import pandas as pd
 
 flags.DEFINE_string(
   "workdir", None, "run folder to measure, or folder to write", required=True
@@ -65,6 +69,7 @@ def main() -> None:
 def _measure_own(given: set[str]) -> None:
   """Measures a network or activations of the user's."""
   from experiments import (
+    locks,
     user_activations,
     user_images,
     user_measuring,
@@ -95,7 +100,8 @@ def _measure_own(given: set[str]) -> None:
     )
   for line in measured.warnings:
     cli.warn(line)
-  path = user_measuring.write(measured, workdir)
+  with locks.holding(workdir):
+    path = user_measuring.write(measured, workdir)
   print(user_measuring.compact(measured.table))
   print(path)
 
@@ -103,11 +109,33 @@ def _measure_own(given: set[str]) -> None:
 def _measure_run() -> None:
   """Measures what is missing of a trained run."""
   from analysis.statistics import summarize
-  from experiments import datasets, measuring, reporting, runs
-  from experiments.progress import Progress
+  from experiments import locks, reporting, runs
 
   path = Path(flags.FLAGS.workdir)
   wanted = config.from_flags(config.MeasureConfig)
+  runs.read_configs(path)  # or there is nothing to hold a lock of
+  with locks.holding(path):
+    table = _measure_missing(path, wanted)
+  lost = reporting.lost_intensity(table)
+  if lost:
+    cli.warn(lost)
+  summary = summarize(table)
+  last = summary[summary["layer"].isin(["logits", "output"])]
+  columns = ["stage", "layer", "transform", "dose", "unit", "measure", "mean"]
+  columns += ["low", "high", "n_seeds"]
+  print(
+    last[last["orbit"] == last["transform"]][columns].to_string(index=False)
+  )
+  print(path / "measurements.parquet")
+
+
+def _measure_missing(
+  path: Path, wanted: config.MeasureConfig
+) -> "pd.DataFrame":
+  """The table of a run, with what was missing of it."""
+  from experiments import datasets, measuring, runs
+  from experiments.progress import Progress
+
   data, architecture, train = runs.read_configs(path)
   if flags.FLAGS.data_dir:
     data = dataclasses.replace(data, data_dir=flags.FLAGS.data_dir)
@@ -124,18 +152,7 @@ def _measure_run() -> None:
     total = runs.expected_seconds(run, dataset, [], wanted, parts)
     with Progress(total, len(parts)) as bar:
       runs.measure(run, dataset, wanted, parts, bar)
-  table = runs.join(run, seeds)
-  lost = reporting.lost_intensity(table)
-  if lost:
-    cli.warn(lost)
-  summary = summarize(table)
-  last = summary[summary["layer"].isin(["logits", "output"])]
-  columns = ["stage", "layer", "transform", "dose", "unit", "measure", "mean"]
-  columns += ["low", "high", "n_seeds"]
-  print(
-    last[last["orbit"] == last["transform"]][columns].to_string(index=False)
-  )
-  print(run.folder.path / "measurements.parquet")
+  return runs.join(run, seeds)
 
 
 if __name__ == "__main__":

@@ -19,10 +19,13 @@ flags.DEFINE_string("workdir", None, "results folder of a study", required=True)
 
 def main() -> None:
   """Redraws a study's figures; prints the path of its results last."""
-  from experiments import reporting
+  from experiments import locks, reporting
 
   workdir = Path(flags.FLAGS.workdir)
-  for path in reporting.write_report(workdir):
+  reporting.read(workdir)  # or there is nothing to hold a lock of
+  with locks.holding(workdir):
+    written = reporting.write_report(workdir)
+  for path in written:
     print(path)
   print(workdir)
 

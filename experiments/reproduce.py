@@ -53,6 +53,7 @@ config.define_flags(
 
 def main(name: str) -> None:
   """Runs or resumes an experiment; prints its tables and its folder last."""
+  from experiments import locks
   from experiments.reproductions import base, running
 
   module = importlib.import_module(f"experiments.reproductions.{name}")
@@ -69,7 +70,8 @@ def main(name: str) -> None:
   workdir = Path(
     flags.FLAGS.workdir or base.default_workdir(experiment, settings)
   )
-  print(running.run(experiment, settings, workdir))
+  with locks.holding(workdir):
+    print(running.run(experiment, settings, workdir))
   print(workdir)
 
 

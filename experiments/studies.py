@@ -9,7 +9,15 @@ import numpy as np
 import pandas as pd
 
 from analysis import filters
-from experiments import building, exact, measuring, reporting, runs, store
+from experiments import (
+  building,
+  exact,
+  locks,
+  measuring,
+  reporting,
+  runs,
+  store,
+)
 from experiments.config import MeasureConfig, ModelConfig, TrainConfig
 from experiments.datasets import Dataset
 from experiments.errors import UsageError
@@ -159,9 +167,14 @@ def run_study(study: Study, dataset: Dataset, workdir: Path) -> None:
 
   Raises:
     UsageError: flags that do not fit each other or the data.
-    ExperimentError: a folder of another study, a damaged file, or a loss that
-      is not finite.
+    ExperimentError: a folder of another study or in use, a damaged file, or a
+      loss that is not finite.
   """
+  with locks.holding(workdir):
+    _run_study(study, dataset, workdir)
+
+
+def _run_study(study: Study, dataset: Dataset, workdir: Path) -> None:
   cells = plan(study, dataset, workdir)
   left = missing(cells, study.seeds)
   jobs = sum(len(work.seeds) + len(work.parts) for work in left)
@@ -169,8 +182,10 @@ def run_study(study: Study, dataset: Dataset, workdir: Path) -> None:
     total = sum(cost(work, dataset) for work in left)
     with Progress(total, jobs) as bar:
       for work in left:
-        runs.train(work.cell.run, dataset, work.seeds, bar)
-        runs.measure(work.cell.run, dataset, work.cell.measure, work.parts, bar)
+        run = work.cell.run
+        with locks.holding(run.folder.path):
+          runs.train(run, dataset, work.seeds, bar)
+          runs.measure(run, dataset, work.cell.measure, work.parts, bar)
   collect(cells, study, dataset, workdir)
 
 
