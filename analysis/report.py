@@ -68,6 +68,8 @@ class Report(NamedTuple):
     limits: sentences, a list item each.
     provenance: printed as JSON.
     files: links relative to the page, and what is behind them.
+    failures: a line a training that failed: cell, seed, epoch, step,
+      learning_rate, loss, of.
   """
 
   title: str
@@ -83,6 +85,7 @@ class Report(NamedTuple):
   limits: Sequence[str]
   provenance: Mapping[str, Any]
   files: Sequence[tuple[str, str]]
+  failures: Sequence[Mapping[Any, Any]] = ()
 
 
 def page(report: Report) -> str:
@@ -126,6 +129,7 @@ def page(report: Report) -> str:
     ],
     controls=controls,
     failed=[row for row in controls if not row["holds"]],
+    failures=report.failures,
     floors=report.floors.to_dict("records"),
     networks=report.networks.to_dict("records"),
     methods=report.methods,

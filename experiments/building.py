@@ -91,6 +91,11 @@ def _module(
   return module
 
 
+def peak_learning_rate(config: TrainConfig) -> float:
+  """The largest learning rate: the flag, or the optimizer's default."""
+  return config.learning_rate or _LEARNING_RATES[config.optimizer]
+
+
 def make_optimizer(
   config: TrainConfig, steps: int
 ) -> optax.GradientTransformation:
@@ -111,7 +116,7 @@ def make_optimizer(
       f"--optimizer={config.optimizer} is not one of"
       f" {', '.join(_LEARNING_RATES)}"
     )
-  peak = config.learning_rate or _LEARNING_RATES[config.optimizer]
+  peak = peak_learning_rate(config)
   if config.schedule == "cosine":
     schedule = optax.warmup_cosine_decay_schedule(
       0.0, peak, max(steps // 10, 1), max(steps, 2)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis import figures, filters
 from analysis.figures import lecture as drawings
-from experiments import lectures, runs, store
+from experiments import diverging, lectures, runs, store
 from experiments.config import (
   DataConfig,
   MeasureConfig,
@@ -53,7 +53,8 @@ def compute(
 
   Raises:
     UsageError: flags that do not fit each other or the data.
-    ExperimentError: a folder of other flags, or a damaged file.
+    ExperimentError: a folder of other flags, a damaged file, or a seed whose
+      loss is not finite.
   """
   config = ModelConfig(model="lecture")
   run = runs.make_run(workdir / "run", data, config, train, dataset)
@@ -62,6 +63,8 @@ def compute(
     total = runs.expected_seconds(run, dataset, missing, MeasureConfig(), [])
     with Progress(total, len(missing)) as bar:
       runs.train(run, dataset, missing, bar)
+  failed = {run.name: runs.failures(run, seeds)}
+  diverging.check(failed, "the page needs them all")
   kernels = {
     stage: np.stack([_kernels(run, seed, stage) for seed in seeds])
     for stage in ("init", "trained")

@@ -133,7 +133,7 @@ def _measure_missing(
   path: Path, wanted: config.MeasureConfig
 ) -> "pd.DataFrame":
   """The table of a run, with what was missing of it."""
-  from experiments import datasets, measuring, runs
+  from experiments import datasets, diverging, measuring, runs
   from experiments.progress import Progress
 
   data, architecture, train = runs.read_configs(path)
@@ -143,7 +143,9 @@ def _measure_missing(
   measuring.check(wanted, dataset)
   run = runs.make_run(path, data, architecture, train, dataset)
   seeds = run.folder.trained_seeds()
+  failed = {run.name: run.folder.failures()}
   if not seeds:
+    diverging.check(failed, "nothing is left to measure")
     raise ExperimentError(
       f"{path} holds no trained seed: run python -m experiments.train first"
     )
@@ -152,6 +154,8 @@ def _measure_missing(
     total = runs.expected_seconds(run, dataset, [], wanted, parts)
     with Progress(total, len(parts)) as bar:
       runs.measure(run, dataset, wanted, parts, bar)
+  for found in failed[run.name]:
+    cli.warn(f"left out, because its training failed: {found}")
   return runs.join(run, seeds)
 
 

@@ -41,6 +41,7 @@ _FILES = (
   ),
   ("training.csv", "loss and accuracy by epoch"),
 )
+_FAILURES = (("failures.csv", "trainings that failed"),)
 
 
 class Content(NamedTuple):
@@ -54,6 +55,7 @@ class Content(NamedTuple):
     pictures: PNG files by name.
     provenance: of the study.
     lost: the sentence on lost intensity; may be empty.
+    failures: one row a training that failed; may be empty.
   """
 
   verdicts: Verdicts
@@ -63,6 +65,7 @@ class Content(NamedTuple):
   pictures: Mapping[str, bytes]
   provenance: Mapping[str, Any]
   lost: str
+  failures: pd.DataFrame
 
 
 def assemble(content: Content) -> Report:
@@ -88,7 +91,8 @@ def assemble(content: Content) -> Report:
     methods=_methods(content, name),
     limits=_limits(content),
     provenance=content.provenance,
-    files=_FILES,
+    files=_FILES + (_FAILURES if len(content.failures) else ()),
+    failures=_failures(content.failures),
   )
 
 
@@ -120,6 +124,16 @@ def _caption(claim: Claim, content: Content) -> str:
 def _listed(words: Sequence[str]) -> str:
   """As in a, b and c."""
   return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+def _failures(table: pd.DataFrame) -> list[dict[str, str]]:
+  """As words: no number of these is to be rounded or grouped."""
+  rows = table.to_dict("records")
+  return [
+    {str(k): str(v) for k, v in row.items()}
+    | {"learning_rate": f"{row['learning_rate']:g}"}
+    for row in rows
+  ]
 
 
 def _floors(content: Content) -> pd.DataFrame:
@@ -158,17 +172,23 @@ def _networks(content: Content) -> pd.DataFrame:
   for cell in content.provenance["study"]["cells"]:
     rows = content.networks
     rows = rows[(rows["cell"] == cell["cell"]) & (rows["stage"] == "trained")]
-    found = statistics.t_interval(list(rows["test_accuracy"]))
-    text = f"{found.mean:.2f} %"
-    if not np.isnan(found.low):
-      text += f" ({found.low:.2f} to {found.high:.2f})"
-    text += f", n = {len(rows)}"
+    text = _accuracy(list(rows["test_accuracy"]))
     what = cell["run"]
     if cell["train"]:
       what += f"; {_flags(cell['train'])}"
     lines.append((cell["cell"], what, cell["parameters"], text))
   columns = ["cell", "what", "parameters", "test_accuracy"]
   return pd.DataFrame(lines, columns=columns)
+
+
+def _accuracy(values: Sequence[float]) -> str:
+  if not values:
+    return "none: all trainings failed"
+  found = statistics.t_interval(list(values))
+  text = f"{found.mean:.2f} %"
+  if not np.isnan(found.low):
+    text += f" ({found.low:.2f} to {found.high:.2f})"
+  return f"{text}, n = {len(values)}"
 
 
 def _flags(changes: Mapping[str, Any]) -> str:
@@ -181,7 +201,7 @@ def _methods(content: Content, name: str) -> list[str]:
   train, measure = study["train"], study["measure"]
   seconds = sum(sum(c["seconds"].values()) for c in study["cells"])
   tested = content.verdicts.claims["p_holm"].notna().sum()
-  n = len(study["seeds"])
+  n, failed = len(study["seeds"]), len(content.failures)
   return [
     f"Data: {name} ({data['source']}, order: {data['order']}),"
     f" {data['train_examples']:,} training and {data['test_examples']:,} test"
@@ -191,6 +211,7 @@ def _methods(content: Content, name: str) -> list[str]:
     f" {train['batch_size']}. Measured before and after training on"
     f" {measure['measure_examples'] or data['test_examples']:,} test images,"
     " evenly spread, the same for all."
+    f"{f' {failed} of these trainings failed.' if failed else ''}"
     f" {seconds / 60:.0f} minutes of training and measuring.",
     "Invariance error: root mean square distance between a layer's activation"
     " of the transformed and of the original image, over that between two"

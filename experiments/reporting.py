@@ -50,12 +50,24 @@ class Results(NamedTuple):
     provenance: of the study.
     runs: the run of each cell.
     overview: the runs that the figures over all layers show.
+    failures: one row a training that failed; of failures.csv, if there is one.
   """
 
   tables: dict[str, pd.DataFrame]
   provenance: dict[str, Any]
   runs: dict[str, str]
   overview: list[str]
+  failures: pd.DataFrame
+
+  @property
+  def failed(self) -> dict[str, list[int]]:
+    """The seeds of each cell whose training failed."""
+    if self.failures.empty:
+      return {}
+    return {
+      str(cell): [int(seed) for seed in seeds]
+      for cell, seeds in self.failures.groupby("cell")["seed"]
+    }
 
   def shown(self, name: str) -> pd.DataFrame:
     """The rows of a table that are of the overview's runs."""
@@ -85,7 +97,15 @@ def read(workdir: Path) -> Results:
       f"{workdir / 'provenance.json'} is not a study of this version:"
       f" {error} is missing; run the study again"
     ) from error
-  return Results(tables, provenance, runs, overview)
+  return Results(tables, provenance, runs, overview, _read_failures(workdir))
+
+
+def _read_failures(workdir: Path) -> pd.DataFrame:
+  path = workdir / "failures.csv"
+  if not path.exists():
+    return pd.DataFrame()
+  table = store.read_table(path)
+  return table.assign(loss=table["loss"].map(str))  # "nan" is read as no value
 
 
 def judge(results: Results) -> Verdicts:
@@ -99,6 +119,7 @@ def _evidence(results: Results) -> Evidence:
     results.tables["networks.csv"],
     results.tables["exact.csv"],
     results.runs,
+    results.failed,
   )
 
 
@@ -147,6 +168,7 @@ def write_report(workdir: Path) -> list[Path]:
     results.provenance,
     [p for p in written if p.suffix == ".png"],
     note=lost,
+    failures=results.failures,
   )
   store.write_text(workdir / "summary.md", text)
   html = report.page(
@@ -159,6 +181,7 @@ def write_report(workdir: Path) -> list[Path]:
         {name: files[".png"] for name, files in pictures.items()},
         results.provenance,
         lost,
+        results.failures,
       )
     )
   )

@@ -5,8 +5,9 @@ is not done again.
 """
 
 import dataclasses
+import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from experiments.config import (
   TrainConfig,
 )
 from experiments.datasets import Dataset
+from experiments.diverging import Divergence
 from experiments.errors import ExperimentError
 from experiments.progress import Progress
 from experiments.store import STAGES, RunFolder
+from experiments.training import TrainedSeed
 from models import cost
 from models.geometry import walk
 from models.zoo import Model
@@ -151,9 +154,20 @@ def read_configs(path: Path) -> tuple[DataConfig, ModelConfig, TrainConfig]:
 
 
 def missing_seeds(run: Run, seeds: Sequence[int]) -> list[int]:
-  """Those of the seeds whose training is not complete."""
-  done = run.folder.trained_seeds()
+  """Those of the seeds whose training has neither succeeded nor failed."""
+  done = run.folder.failed_seeds() | set(run.folder.trained_seeds())
   return [seed for seed in seeds if seed not in done]
+
+
+def failures(run: Run, seeds: Sequence[int]) -> list[Divergence]:
+  """Those of the seeds whose training has failed."""
+  return [found for found in run.folder.failures() if found.seed in seeds]
+
+
+def without_failed(run: Run, seeds: Sequence[int]) -> list[int]:
+  """Those of the seeds whose training has not failed."""
+  failed = run.folder.failed_seeds()
+  return [seed for seed in seeds if seed not in failed]
 
 
 def missing_parts(
@@ -172,6 +186,7 @@ def missing_parts(
     claim: whether to drop measurements made with other flags; without, nothing
       is written.
   """
+  seeds = without_failed(run, seeds)
   files = specs.file_digests(config.transforms)
   flags = store.as_config(measure=config) | ({"files": files} if files else {})
   if claim:
@@ -215,35 +230,49 @@ def train(
 ) -> None:
   """Trains seeds and stores each as soon as it is done.
 
+  A seed whose loss is not finite is stored as failed; the others go on.
+
   Raises:
-    UsageError, NonFiniteLossError: see `training.train`.
+    UsageError: see `training.train`.
   """
   if not seeds:
     return
   side_by_side = training.resolve_strategy(run.train) == "scan"
   epoch_cost = len(dataset.train.labels) * _image_costs(run)[0]
   bar.compiling(_COMPILE)
-  names = [f"seed {seed}" for seed in seeds]
-  bar.start(f"train {run.name} {'all seeds' if side_by_side else names[0]}")
+  waiting = [f"seed {seed}" for seed in seeds]
+  first = "all seeds" if side_by_side else waiting[0]
+  bar.start(f"train {run.name} {first}")
   start = time.perf_counter()
+
+  def done(store_result: Callable[[], None]) -> None:
+    nonlocal start
+    store_result()
+    run.folder.add_seconds("train", time.perf_counter() - start)
+    start = time.perf_counter()
+    waiting.pop(0)
+    if waiting:
+      bar.start(f"train {run.name} {waiting[0]}")
+
   results = training.train(
     run.model,
     dataset,
     run.train,
     seeds,
     progress=lambda count: bar.advance(count * epoch_cost),
+    diverged=lambda found: done(lambda: run.folder.add_failure(found)),
   )
-  for i, result in enumerate(results, start=1):
-    run.folder.add_seed(
-      result.seed,
-      result.initial,
-      result.trained,
-      [m._asdict() for m in result.metrics],
-    )
-    run.folder.add_seconds("train", time.perf_counter() - start)
-    start = time.perf_counter()
-    if i < len(seeds):
-      bar.start(f"train {run.name} {names[i]}")
+  for result in results:
+    done(functools.partial(_store, run, result))
+
+
+def _store(run: Run, result: TrainedSeed) -> None:
+  run.folder.add_seed(
+    result.seed,
+    result.initial,
+    result.trained,
+    [m._asdict() for m in result.metrics],
+  )
 
 
 def measure(
@@ -253,7 +282,7 @@ def measure(
   parts: Sequence[Part],
   bar: Progress,
 ) -> None:
-  """Measures seeds and stages and stores each.
+  """Measures seeds and stages and stores each, but for failed seeds.
 
   Raises:
     UsageError: flags that cannot be measured.
@@ -262,8 +291,12 @@ def measure(
   if parts:
     bar.compiling(_COMPILE)
   image_cost = _image_costs(run)[1]
+  trained = without_failed(run, [seed for seed, _ in parts])
   for seed, stage in parts:
     bar.start(f"measure {run.name} seed {seed} {stage}")
+    if seed not in trained:
+      bar.advance(measuring.steps(config, dataset, stage) * image_cost)
+      continue
     start = time.perf_counter()
     table = measuring.measure_network(
       run.model,
@@ -281,7 +314,13 @@ def measure(
 
 
 def join(run: Run, seeds: Sequence[int]) -> pd.DataFrame:
-  """Joins the measurements of all seeds and stages into the run's table."""
+  """Joins the measurements of all seeds and stages into the run's table.
+
+  Failed seeds have none; where all failed the table is empty.
+  """
+  kept = without_failed(run, seeds)
+  if not kept:
+    return pd.DataFrame()
   return run.folder.join_measurements(
-    [(seed, stage) for seed in seeds for stage in STAGES]
+    [(seed, stage) for seed in kept for stage in STAGES]
   )

@@ -3,6 +3,7 @@
   config.json           every flag, resolved
   provenance.json       versions, devices, threads, git commit, data sha256
   metrics.jsonl         one object a seed and epoch
+  failures.jsonl        one object a seed whose loss was not finite, if any
   params/               seed0_init.npz, seed0_trained.npz, ...
   measurements.parquet  one row a value, joined from measurements/
   seconds.json          how long training and measuring took
@@ -26,6 +27,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from experiments.diverging import Divergence
 from experiments.errors import ExperimentError
 
 STAGES = ("init", "trained")
@@ -184,10 +186,9 @@ class RunFolder:
       ExperimentError: the folder holds seeds trained with other flags or data.
     """
     path = self.path / "config.json"
-    # A run that failed before its first seed has left nothing worth keeping.
-    if not path.exists() or not self.trained_seeds():
-      write_json(self.path / "provenance.json", provenance)
-      write_json(path, config)
+    # A run that stopped before its first seed has left nothing worth keeping.
+    if not path.exists() or not (self.trained_seeds() or self.failures()):
+      self._become(config, provenance)
       return
     ours, theirs = _flatten_config(config), _flatten_config(read_json(path))
     stored = read_json(self.path / "provenance.json").get("data", {})
@@ -195,11 +196,22 @@ class RunFolder:
       ours[name] = provenance["data"].get(name)
       theirs[name] = stored.get(name)
     for name in sorted(set(ours) | set(theirs)):
-      if ours.get(name) != theirs.get(name):
-        raise ExperimentError(
-          f"{self.path} holds a run with {name}={theirs.get(name)}, not"
-          f" {ours.get(name)}: use another --workdir or remove it"
-        )
+      if ours.get(name) == theirs.get(name):
+        continue
+      if not self.trained_seeds():  # others may succeed where all failed
+        self._become(config, provenance)
+        return
+      raise ExperimentError(
+        f"{self.path} holds a run with {name}={theirs.get(name)}, not"
+        f" {ours.get(name)}: use another --workdir or remove it"
+      )
+
+  def _become(
+    self, config: Mapping[str, Any], provenance: Mapping[str, Any]
+  ) -> None:
+    (self.path / "failures.jsonl").unlink(missing_ok=True)
+    write_json(self.path / "provenance.json", provenance)
+    write_json(self.path / "config.json", config)
 
   def measured_with(self, config: Mapping[str, Any]) -> bool:
     """Whether the measurements there are were made with these flags."""
@@ -246,13 +258,30 @@ class RunFolder:
     Raises:
       ExperimentError: a line is damaged.
     """
-    path = self.path / "metrics.jsonl"
-    if not path.exists():
-      return []
+    return _read_lines(self.path / "metrics.jsonl")
+
+  def failures(self) -> list[Divergence]:
+    """The seeds whose training failed, in order: they are not tried again.
+
+    Raises:
+      ExperimentError: failures.jsonl is damaged.
+    """
+    path = self.path / "failures.jsonl"
     try:
-      return [json.loads(line) for line in path.read_text().splitlines()]
-    except ValueError as error:
+      found = [Divergence(**line) for line in _read_lines(path)]
+    except TypeError as error:
       raise ExperimentError(f"{path} cannot be read: {error}") from error
+    return sorted(found, key=lambda failure: failure.seed)
+
+  def failed_seeds(self) -> set[int]:
+    """The seeds whose training failed with these flags."""
+    return {failure.seed for failure in self.failures()}
+
+  def add_failure(self, failure: Divergence) -> None:
+    """Stores that a seed's training failed."""
+    others = [f for f in self.failures() if f.seed != failure.seed]
+    lines = [json.dumps(f._asdict()) + "\n" for f in (*others, failure)]
+    write_text(self.path / "failures.jsonl", "".join(lines))
 
   def add_seed(
     self,
@@ -289,6 +318,16 @@ class RunFolder:
     table = pd.concat(tables, ignore_index=True)
     write_table(self.path / "measurements.parquet", table)
     return table
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+  """JSON objects, one a line; none if there is no such file."""
+  if not path.exists():
+    return []
+  try:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+  except ValueError as error:
+    raise ExperimentError(f"{path} cannot be read: {error}") from error
 
 
 def _flatten_config(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Running a study: its runs one after another, then its tables and report."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ import pandas as pd
 from analysis import filters
 from experiments import (
   building,
+  diverging,
   exact,
   locks,
   measuring,
@@ -20,6 +21,7 @@ from experiments import (
 )
 from experiments.config import MeasureConfig, ModelConfig, TrainConfig
 from experiments.datasets import Dataset
+from experiments.diverging import Divergence
 from experiments.errors import UsageError
 from experiments.presets import Cell, Study, changed
 from experiments.progress import Progress
@@ -167,8 +169,8 @@ def run_study(study: Study, dataset: Dataset, workdir: Path) -> None:
 
   Raises:
     UsageError: flags that do not fit each other or the data.
-    ExperimentError: a folder of another study or in use, a damaged file, or a
-      loss that is not finite.
+    ExperimentError: a folder of another study or in use, or a damaged file.
+    NonFiniteLossError: as `collect`.
   """
   with locks.holding(workdir):
     _run_study(study, dataset, workdir)
@@ -199,11 +201,13 @@ def dry_run(study: Study, dataset: Dataset, workdir: Path) -> str:
   for work in missing(cells, study.seeds, claim=False):
     seconds = cost(work, dataset)
     total += seconds
-    n = len(study.seeds)
+    failed = len(runs.failures(work.cell.run, study.seeds))
+    n = len(study.seeds) - failed
     lines.append(
       f"{work.cell.name:20} {work.cell.run.name:48} trained"
       f" {n - len(work.seeds)}/{n}, measured"
       f" {2 * n - len(work.parts)}/{2 * n}, {seconds / 60:.1f} min to go"
+      + (f", {failed} failed" if failed else "")
     )
   lines.append(
     f"{len(lines)} cells, seeds {', '.join(map(str, study.seeds))}: about"
@@ -215,7 +219,14 @@ def dry_run(study: Study, dataset: Dataset, workdir: Path) -> str:
 def collect(
   cells: Sequence[Planned], study: Study, dataset: Dataset, workdir: Path
 ) -> None:
-  """Joins the runs' tables and reports on the joined ones."""
+  """Joins the runs' tables and reports on the joined ones.
+
+  Raises:
+    NonFiniteLossError: trainings failed; raised when all else is written.
+  """
+  failed = {c.name: runs.failures(c.run, study.seeds) for c in cells}
+  if all(len(found) == len(study.seeds) for found in failed.values()):
+    diverging.check(failed, "nothing is left to report on")
   tables = [runs.join(cell.run, study.seeds) for cell in cells]
   curves = [
     pd.DataFrame(
@@ -228,16 +239,38 @@ def collect(
     for cell in cells
   ]
   store.write_table(
-    workdir / "measurements.parquet", pd.concat(tables, ignore_index=True)
+    workdir / "measurements.parquet",
+    pd.concat([t for t in tables if len(t)], ignore_index=True),
   )
-  store.write_table(workdir / "training.csv", pd.concat(curves))
+  store.write_table(
+    workdir / "training.csv", pd.concat([c for c in curves if len(c)])
+  )
   store.write_table(workdir / "networks.csv", networks(cells, study))
   store.write_table(workdir / "exact.csv", exact.table())
   provenance = store.provenance(dataset.provenance)
   store.write_json(
     workdir / "provenance.json", provenance | {"study": _describe(study, cells)}
   )
+  _write_failures(cells, failed, workdir / "failures.csv")
   reporting.write_report(workdir)
+  diverging.check(failed, f"the rest is in {workdir / 'report.html'}")
+
+
+def _write_failures(
+  cells: Sequence[Planned],
+  failed: Mapping[str, Sequence[Divergence]],
+  path: Path,
+) -> None:
+  """One row a failed training; no file where none failed."""
+  rows = [
+    {"cell": cell.name, "run": cell.run.name} | found._asdict()
+    for cell in cells
+    for found in failed[cell.name]
+  ]
+  if rows:
+    store.write_table(path, pd.DataFrame(rows))
+  else:
+    path.unlink(missing_ok=True)
 
 
 def networks(cells: Sequence[Planned], study: Study) -> pd.DataFrame:
@@ -253,7 +286,7 @@ def networks(cells: Sequence[Planned], study: Study) -> pd.DataFrame:
   for cell in cells:
     folder = cell.run.folder
     accuracy = {m["seed"]: 100 * m["test_accuracy"] for m in folder.metrics()}
-    for seed in study.seeds:
+    for seed in runs.without_failed(cell.run, study.seeds):
       for stage in STAGES:
         params = store.load_params(folder.params_path(seed, stage))
         rows.append(

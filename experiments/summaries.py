@@ -21,6 +21,7 @@ def markdown(
   pictures: list[Path],
   *,
   note: str = "",
+  failures: pd.DataFrame | None = None,
 ) -> str:
   """The short summary: verdicts, accuracy, invariance at the output, figures.
 
@@ -31,6 +32,7 @@ def markdown(
     provenance: of the study.
     pictures: the figures to show.
     note: something to mind when reading them.
+    failures: one row a training that failed.
 
   Returns:
     Markdown text.
@@ -47,6 +49,7 @@ def markdown(
     f" {int(summary['n_images'].max()):,} of the test images. Intervals are"
     " 95 % t intervals over seeds.",
     "",
+    *_failed(failures),
     "## Verdicts",
     "",
     *verdict_table(claims),
@@ -85,6 +88,27 @@ def markdown(
     "Drawn from the stored tables by `python -m experiments.report`.",
   ]
   return "\n".join(lines) + "\n"
+
+
+def _failed(failures: pd.DataFrame | None) -> list[str]:
+  """The section on failed trainings, if there are any."""
+  if failures is None or failures.empty:
+    return []
+  lines = [
+    "## Failed",
+    "",
+    "The loss of these trainings stopped being finite. They are in no table"
+    " and no figure; verdicts rest on the seeds that are left.",
+    "",
+    "| network | seed | epoch | step | peak learning rate | loss |",
+    "|---|---|---|---|---|---|",
+  ]
+  for row in failures.to_dict("records"):
+    loss = f"{row['loss']} ({row['of']})"
+    cells = [row["cell"], row["seed"], row["epoch"], row["step"]]
+    cells += [f"{row['learning_rate']:g}", loss]
+    lines.append(f"| {' | '.join(map(str, cells))} |")
+  return [*lines, ""]
 
 
 def verdict_table(claims: pd.DataFrame) -> list[str]:

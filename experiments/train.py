@@ -45,7 +45,7 @@ def _train(
   seeds: Sequence[int],
   dataset: "Dataset",
 ) -> None:
-  from experiments import runs
+  from experiments import diverging, runs
   from experiments.config import MeasureConfig
   from experiments.progress import Progress
 
@@ -67,6 +67,10 @@ def _train(
         f"seed {line['seed']}: test accuracy {line['test_accuracy']:.4f}, loss"
         f" {line['test_loss']:.4f}, {line['images_per_second']:.0f} images/s"
       )
+  diverging.check(
+    {run.name: runs.failures(run, seeds)},
+    f"what did not fail is in {run.folder.path}",
+  )
   print(run.folder.path)
 
 

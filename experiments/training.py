@@ -19,12 +19,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
-from experiments.building import make_augmentation, make_optimizer
+from experiments import diverging
+from experiments.building import (
+  make_augmentation,
+  make_optimizer,
+  peak_learning_rate,
+)
 from experiments.config import TrainConfig
 from experiments.datasets import Dataset
-from experiments.errors import ExperimentError, UsageError
+from experiments.diverging import Divergence
+from experiments.errors import UsageError
 from experiments.evaluating import (
   DeviceSplit,
   as_float,
@@ -80,10 +86,6 @@ class TrainedSeed(NamedTuple):
   initial: Params
   trained: Params
   metrics: list[EpochMetrics]
-
-
-class NonFiniteLossError(ExperimentError):
-  """The loss became infinite or NaN."""
 
 
 def resolve_strategy(config: TrainConfig) -> str:
@@ -284,6 +286,7 @@ def train(
   seeds: Sequence[int],
   *,
   progress: Callable[[int], None] = lambda epochs: None,
+  diverged: Callable[[Divergence], None] | None = None,
 ) -> Iterable[TrainedSeed]:
   """Trains one network a seed.
 
@@ -293,22 +296,23 @@ def train(
     config: how to train.
     seeds: the seeds.
     progress: called after every epoch with the number of seeds it was for.
+    diverged: called with each seed whose loss is not finite, at the end of that
+      epoch. Nothing of it is yielded; the others go on.
 
   Yields:
     Each seed's parameters and metrics, as soon as they are there.
 
   Raises:
     UsageError: flags that do not fit each other or the data.
-    NonFiniteLossError: the loss of a seed became infinite or NaN. Nothing of
-      that seed is returned, nor of those in the same computation.
+    NonFiniteLossError: the loss of a seed became infinite or NaN, and there is
+      no `diverged`. Nothing of that seed is returned, nor of those in the same
+      computation.
   """
   trainer = make_trainer(model, config, dataset)
   data = on_device(dataset.train), on_device(dataset.test)
-  if trainer.strategy == "loop":
-    for seed in seeds:
-      yield _run(trainer, config, data, [seed], progress)[0]
-  else:
-    yield from _run(trainer, config, data, seeds, progress)
+  together = [seeds] if trainer.strategy == "scan" else [[s] for s in seeds]
+  for some in together:
+    yield from _run(trainer, config, data, some, progress, diverged or _refuse)
 
 
 def _run(
@@ -317,6 +321,7 @@ def _run(
   data: tuple[DeviceSplit, DeviceSplit],
   seeds: Sequence[int],
   progress: Callable[[int], None],
+  diverged: Callable[[Divergence], None],
 ) -> list[TrainedSeed]:
   """All epochs of one seed (loop) or of all seeds at once (scan)."""
   axis = trainer.strategy == "scan"
@@ -324,6 +329,7 @@ def _run(
   state = trainer.create_train_state(keys)
   initial = _copy(state.params)
   metrics: dict[int, list[EpochMetrics]] = {seed: [] for seed in seeds}
+  failed: set[int] = set()
   for epoch in range(config.epochs):
     start = time.perf_counter()
     number = jnp.asarray(epoch, jnp.uint32)
@@ -335,7 +341,15 @@ def _run(
     losses = np.atleast_2d(told[0])
     test_loss, accuracy = (np.atleast_1d(value) for value in told[1])
     steps = losses.shape[1]
-    _check_finite(losses, seeds, epoch * steps)
+    for found in diverging.find(
+      losses, test_loss, seeds, epoch + 1, peak_learning_rate(config)
+    ):
+      if found.seed not in failed:
+        diverged(found)
+        failed.add(found.seed)
+    if len(failed) == len(seeds):
+      progress(len(seeds) * (config.epochs - epoch))
+      return []
     rate = losses.size * config.batch_size / seconds
     for i, seed in enumerate(seeds):
       metrics[seed].append(
@@ -358,25 +372,15 @@ def _run(
   return [
     TrainedSeed(seed, of_seed(initial, i), of_seed(trained, i), metrics[seed])
     for i, seed in enumerate(seeds)
+    if seed not in failed
   ]
+
+
+def _refuse(found: Divergence) -> None:
+  raise diverging.refusal(found)
 
 
 def _copy(params: Params) -> Params:
   """To the host. A copy: the next step reuses the device's memory."""
   host = jax.device_get(params)  # all leaves at once
   return jax.tree.map(lambda a: np.array(a, copy=True), host)
-
-
-def _check_finite(
-  losses: Float[np.ndarray, "seeds steps"], seeds: Sequence[int], before: int
-) -> None:
-  bad = np.argwhere(~np.isfinite(losses))
-  if len(bad):
-    row, column = bad[np.argmin(bad[:, 1])]
-    # With the scan strategy all seeds are in one computation.
-    lost = "this seed" if len(seeds) == 1 else "the seeds trained beside it"
-    raise NonFiniteLossError(
-      f"the loss of seed {seeds[row]} is {losses[row, column]} at step"
-      f" {before + column + 1}; nothing of {lost} is kept; try a smaller"
-      " --learning_rate"
-    )

@@ -53,14 +53,14 @@ def adjusted(evidence: Evidence, terms: Sequence[Term]) -> Corrected:
   values = [evidence.select(t.select) for t in terms]
   accuracies = [_accuracy(evidence, t.select) for t in terms]
   both = pd.concat([*values, *accuracies], axis=1, join="inner")
+  degrees = len(terms) * (len(both) - 1) - 1
+  if degrees < 1:
+    raise UndefinedError("too few seeds for a slope")
   y = both.iloc[:, : len(terms)].to_numpy()
   x = both.iloc[:, len(terms) :].to_numpy()
   weights = np.array([t.weight for t in terms])
   x_within, y_within = x - x.mean(axis=0), y - y.mean(axis=0)
   spread = float((x_within**2).sum())
-  degrees = len(terms) * (len(both) - 1) - 1
-  if degrees < 1:
-    raise UndefinedError("too few seeds for a slope")
   if spread == 0:
     raise UndefinedError("test accuracy does not vary over seeds")
   slope = float((x_within * y_within).sum()) / spread

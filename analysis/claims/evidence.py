@@ -26,6 +26,7 @@ class Evidence:
     networks: pd.DataFrame,
     exact: pd.DataFrame,
     runs: Mapping[str, str],
+    failed: Mapping[str, Sequence[int]] | None = None,
   ) -> None:
     """Takes the tables.
 
@@ -34,7 +35,10 @@ class Evidence:
       networks: one row a cell, seed and stage.
       exact: the checks without statistics.
       runs: the run of each cell.
+      failed: by cell, the seeds that could not be trained and that the tables
+        do not have.
     """
+    self.failed = dict(failed or {})
     self.exact = exact
     self.networks = networks
     self.runs = dict(runs)
@@ -53,6 +57,17 @@ class Evidence:
     """
     values = [term.weight * self.select(term.select) for term in terms]
     return pd.concat(values, axis=1, join="inner").sum(axis=1).sort_index()
+
+  def left_out(self, terms: Sequence[Term]) -> str:
+    """Says which seeds a contrast lacks because they could not be trained."""
+    cells = dict.fromkeys(term.select.cell for term in terms)
+    return "; ".join(
+      f"training of {cell!r} failed for seed"
+      f"{'s' if len(self.failed[cell]) > 1 else ''}"
+      f" {', '.join(map(str, self.failed[cell]))}"
+      for cell in cells
+      if self.failed.get(cell)
+    )
 
   def floor(self, terms: Sequence[Term]) -> float:
     """What resampling alone makes of a contrast: the same, of the floors.

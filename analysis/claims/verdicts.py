@@ -190,6 +190,7 @@ def _look(
   correct: Callable[[Evidence, Sequence[Term]], Corrected] | None = None,
 ) -> _Found:
   empty = pd.Series(dtype=np.float64)
+  left_out = evidence.left_out(part.terms)
   try:
     if correct is None:
       found = Corrected(evidence.contrast(part.terms))
@@ -197,11 +198,17 @@ def _look(
       found = correct(evidence, part.terms)
     floor = evidence.floor(part.terms)
   except NotTestedError as error:
-    return _Found(part, role, empty, str(error), tested=False)
+    note = _joined(str(error), left_out)
+    return _Found(part, role, empty, note, tested=False)
   except UndefinedError as error:
-    return _Found(part, role, empty, str(error))
+    return _Found(part, role, empty, _joined(str(error), left_out))
   note = found.note if len(found.values) > 1 else "fewer than two seeds"
+  note = _joined(note, left_out)
   return _Found(part, role, found.values, note, se=found.se, floor=floor)
+
+
+def _joined(*notes: str) -> str:
+  return "; ".join(filter(None, notes))
 
 
 def _claim_p(claim: Claim, found: Sequence[_Found]) -> float:
@@ -312,8 +319,10 @@ def _row(
   row["verdict"] = combine([str(e["verdict"]) for e in deciding])
   if row["verdict"] == NOT_TESTED:
     first = next(e for e in deciding if e["verdict"] == NOT_TESTED)
-    preset = f"--preset={claim.preset} tests it"
-    return row | {"note": f"{first['note']}: {preset}"}
+    note = str(first["note"])
+    if not any(evidence.left_out(part.terms) for part in claim.parts):
+      note += f": --preset={claim.preset} tests it"
+    return row | {"note": note}
   weakest = max(deciding, key=lambda e: _doubt(str(row["verdict"]), e))
   row |= {k: weakest[k] for k in CLAIM_COLUMNS if k in weakest}
   known = any(e["n_seeds"] for e in effects)

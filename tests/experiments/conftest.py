@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import hashlib
+import runpy
 import shutil
 import struct
 import sys
@@ -156,6 +157,22 @@ def run(
 
   yield call
   logging.set_verbosity(verbosity)
+
+
+@pytest.fixture
+def command(
+  run: Callable[..., tuple[int, str, str]], fresh_flags: flags.FlagValues
+) -> Callable[..., tuple[int, str, str]]:
+  """Runs a command by name; two that share a flag can run in turn."""
+  before = set(fresh_flags)
+
+  def call(name: str, *arguments: str) -> tuple[int, str, str]:
+    for flag in set(fresh_flags) - before:
+      delattr(fresh_flags, flag)
+    main = runpy.run_module(f"experiments.{name}")["main"]
+    return run(main, *arguments)
+
+  return call
 
 
 @pytest.fixture(scope="session")

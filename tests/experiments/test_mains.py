@@ -1,7 +1,6 @@
 """The commands as functions: what they make of their flags, and print."""
 
 import json
-import runpy
 
 import pytest
 
@@ -18,20 +17,6 @@ TINY = (
   "--batch_size=60",
   "--strategy=loop",
 )
-
-
-@pytest.fixture
-def command(run, fresh_flags):
-  """Runs a command by name; two that share a flag can run in turn."""
-  before = set(fresh_flags)
-
-  def call(name, *arguments):
-    for flag in set(fresh_flags) - before:
-      delattr(fresh_flags, flag)
-    main = runpy.run_module(f"experiments.{name}")["main"]
-    return run(main, *arguments)
-
-  return call
 
 
 def test_a_run_is_trained_measured_and_neither_again(

@@ -10,9 +10,10 @@ from experiments.config import (
   ModelConfig,
   TrainConfig,
 )
+from experiments.diverging import Divergence
 from experiments.errors import ExperimentError, UsageError
 from experiments.progress import Progress
-from experiments.training import NonFiniteLossError
+from experiments.store import STAGES
 
 DATA = DataConfig(train_examples=256, test_examples=96)
 MODEL = ModelConfig(model="mlp", depth=1, width=8)
@@ -33,7 +34,7 @@ def bar():
     yield result
 
 
-def test_a_seed_whose_loss_explodes_leaves_only_the_seeds_before(
+def test_a_seed_whose_loss_explodes_is_kept_as_failed_and_the_others_go_on(
   run, small, bar, monkeypatch
 ):
   make_trainer = training.make_trainer
@@ -50,14 +51,19 @@ def test_a_seed_whose_loss_explodes_leaves_only_the_seeds_before(
     return trainer._replace(train_epoch=train_epoch)
 
   monkeypatch.setattr(training, "make_trainer", explosive)
-  message = "the loss of seed 1 is inf at step 7; nothing of this seed is kept"
-  with pytest.raises(NonFiniteLossError, match=message):
-    runs.train(run, small, [0, 1, 2], bar)
-  assert run.folder.trained_seeds() == [0]
-  assert {line["seed"] for line in run.folder.metrics()} == {0}
+  runs.train(run, small, [0, 1, 2], bar)
+  assert run.folder.trained_seeds() == [0, 2]
+  assert {line["seed"] for line in run.folder.metrics()} == {0, 2}
   params = {path.name for path in (run.folder.path / "params").iterdir()}
-  assert params == {"seed0_init.npz", "seed0_trained.npz"}
-  assert runs.missing_seeds(run, [0, 1, 2]) == [1, 2]
+  assert params == {
+    f"seed{seed}_{stage}.npz" for seed in (0, 2) for stage in STAGES
+  }
+  found = Divergence(1, 2, 7, 4e-3, "inf", "train")
+  assert run.folder.failures() == runs.failures(run, [0, 1]) == [found]
+  assert runs.failures(run, [0, 2]) == []
+  assert runs.missing_seeds(run, [0, 1, 2, 3]) == [3]
+  parts = [(seed, stage) for seed in (0, 2) for stage in STAGES]
+  assert runs.missing_parts(run, [0, 1, 2], MEASURE) == parts
 
 
 def test_parts_are_missing_until_measured_and_again_when_the_seed_is(

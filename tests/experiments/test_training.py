@@ -7,8 +7,8 @@ import pytest
 
 from experiments import building, datasets, training
 from experiments.config import DataConfig, ModelConfig, TrainConfig
+from experiments.diverging import NonFiniteLossError
 from experiments.errors import UsageError
-from experiments.training import NonFiniteLossError
 from models.cnn import CNN
 
 CONFIG = TrainConfig(epochs=2, batch_size=60, strategy="loop")
@@ -299,8 +299,8 @@ def test_a_loss_that_is_not_finite_names_seed_and_step(mlp, small, strategy):
     )
   message = str(caught.value)
   # The first step sees initial parameters, so it is not the first.
-  assert message.startswith("the loss of seed 3 is ")
-  assert " at step 2;" in message
+  assert message.startswith("the train loss of seed 3 is ")
+  assert " at step 2 (epoch 1, learning rate 1e+30);" in message
   assert "--learning_rate" in message
 
 
