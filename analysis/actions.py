@@ -139,7 +139,6 @@ def elements_of(
   if intensity is not None:
     moved = [family.displacement(theta, intensity) for theta in o.thetas]
   columns = (
-    [np.atleast_1d(theta) for theta in o.thetas],
     [family.magnitude(theta) for theta in o.thetas],
     moved,
     [family.is_identity(theta) for theta in o.thetas],

@@ -390,7 +390,7 @@ def _given_elements(o: Orbit | None, count: int) -> Elements:
   if o is not None:
     return elements_of(o, None)
   nan = np.full(count, np.nan, np.float32)
-  return Elements(nan[:, None], nan, nan, np.zeros(count, np.float32))
+  return Elements(nan, nan, np.zeros(count, np.float32))
 
 
 def _given_statistics(values: np.ndarray) -> Statistics:

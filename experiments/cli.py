@@ -15,6 +15,15 @@ from experiments.errors import ExperimentError, UsageError
 USAGE, FAILURE, INTERRUPTED = 2, 1, 130
 
 flags.DEFINE_bool("debug", False, "show the traceback of an error")
+flags.DEFINE_string(
+  "compilation_cache",
+  "",
+  "folder to keep compiled programs in, for a faster start; if empty"
+  " $JAX_COMPILATION_CACHE_DIR, else ~/.cache/partial-invariance; none for no"
+  " such folder",
+)
+# They are of the command that calls `run`, so that its --help lists them.
+flags.disclaim_key_flags()
 
 _HELP = {"-h", "--h", "-help", "--help", "-helpfull", "--helpfull"}
 
@@ -43,6 +52,8 @@ def run(
     main: the command; called with the positional arguments, if it has any.
     positional: the arguments that it needs beside flags, in order.
   """
+  for name in ("debug", "compilation_cache"):
+    flags.declare_key_flag(name)
   app.run(
     lambda argv: _guarded(functools.partial(main, *argv[1:])),
     flags_parser=functools.partial(_parse, positional=positional),
@@ -77,10 +88,11 @@ def _parse(
 def _guarded(main: Callable[[], None]) -> None:
   if not flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.WARNING)  # jax logs every missing backend
+  from experiments import compilations
   from models import platform
 
   platform.keep_freed_memory()
-  platform.keep_compilations()
+  compilations.keep(flags.FLAGS.compilation_cache)
   try:
     main()
   except UsageError as error:

@@ -20,9 +20,7 @@ from typing import Any
 
 from absl import flags
 
-from analysis.claims.base import SUPPORTED, VERDICTS
-from analysis.claims.verdicts import BESIDE, DECIDES
-from experiments import cli, config, store
+from experiments import cli, config
 from experiments.errors import ExperimentError
 
 flags.DEFINE_string("root", ".", "folder with README.md and results/")
@@ -37,6 +35,8 @@ _FLAG_SECTIONS = (
 
 def main() -> None:
   """Rewrites the generated parts; prints the documents' paths."""
+  from experiments import store
+
   root = Path(flags.FLAGS.root)
   for name in DOCUMENTS:
     store.write_text(root / name, current(root, name))
@@ -70,6 +70,8 @@ def current(root: Path, name: str) -> str:
 
 def _lead(results: Path) -> str:
   """The verdicts in a few lines, those that are not as claimed by name."""
+  from analysis.claims.base import SUPPORTED, VERDICTS
+
   found = judged(results)
   rows = found.claims.to_dict("records")
   names = {
@@ -94,6 +96,8 @@ def _lead(results: Path) -> str:
 
 def _parts(effects: Any, claim: str) -> str:
   """What each part of a claim says, if it has several."""
+  from analysis.claims.verdicts import DECIDES
+
   own = effects[(effects["claim"] == claim) & (effects["role"] == DECIDES)]
   if len(own) < 2:
     return ""
@@ -115,6 +119,8 @@ def _verdicts(results: Path) -> str:
 
 def _against(results: Path) -> str:
   """What was measured beside supported claims and does not go along."""
+  from analysis.claims.base import SUPPORTED
+  from analysis.claims.verdicts import BESIDE
   from experiments import summaries
 
   found = judged(results)
@@ -174,6 +180,8 @@ def _catalogue(_: Path) -> str:
 def _pilot(results: Path) -> str:
   """How many seeds the pilot's spread asks for, effect by effect."""
   from analysis import statistics
+  from analysis.claims.verdicts import DECIDES
+  from experiments import store
 
   effects = store.read_table(results / "quick-mnist" / "effects.csv")
   claims = store.read_table(results / "mnist" / "claims.csv")
@@ -205,7 +213,7 @@ def _pilot(results: Path) -> str:
 
 
 def _results(results: Path) -> str:
-  from experiments import summaries
+  from experiments import store, summaries
 
   folder = results / "mnist"
   summary = store.read_table(folder / "summary.csv")
@@ -230,6 +238,7 @@ def _results(results: Path) -> str:
 
 def _accuracy(results: Path) -> str:
   from analysis.statistics import t_interval
+  from experiments import store
 
   folder = results / "accuracy-mnist"
   lines = store.RunFolder(folder).metrics()
@@ -254,6 +263,8 @@ def _hardware(provenance: dict[str, Any]) -> str:
 
 
 def _speed(results: Path) -> str:
+  from experiments import store
+
   lines = [
     "| job | ours | peer | ratio (95 % interval, rounds) |",
     "|---|---|---|---|",
@@ -286,7 +297,7 @@ def _flags(_: Path) -> str:
 
 
 def _lecture(results: Path) -> str:
-  from experiments import lecture_page
+  from experiments import lecture_page, store
 
   folder = results / "lecture-mnist"
   numbers = store.read_table(folder / "numbers.csv")
@@ -320,6 +331,8 @@ def _name(lecture: dict[str, Any]) -> str:
 
 
 def _reproduced(results: Path) -> str:
+  from experiments import store
+
   lines = [
     "| statement | source | data | reproduced | effect that decided |",
     "|---|---|---|---|---|",

@@ -165,7 +165,9 @@ def make_trainer(
     return TrainState(params, opt, state.step + 1), loss
 
   order = functools.partial(
-    batch_indices, examples=examples, batch_size=config.batch_size
+    batch_indices if strategy == "scan" else _compiled_batch_indices,
+    examples=examples,
+    batch_size=config.batch_size,
   )
   if strategy == "scan":
     evaluate = functools.partial(evaluate_scanned, model)
@@ -232,6 +234,12 @@ def batch_indices(
   return order[: steps * batch_size].reshape(steps, -1)
 
 
+# Once for all networks of a study.
+_compiled_batch_indices = platform.jit(
+  batch_indices, static_argnames=("examples", "batch_size")
+)
+
+
 def _looped(
   create_train_state: Callable,
   order: Callable,
@@ -239,7 +247,6 @@ def _looped(
   evaluate: Callable,
 ) -> Trainer:
   step = platform.jit(train_step, donate_argnums=0)
-  order = platform.jit(order)
 
   def train_epoch(
     state: TrainState, seed: Array, epoch: Array, data: DeviceSplit

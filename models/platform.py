@@ -12,21 +12,15 @@ Three things make a CPU slow here and an accelerator not:
 `python -m experiments.benchmark` measures what all this is worth.
 """
 
-import contextlib
 import ctypes
 import functools
-import hashlib
-import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 
 _CPU_COMPILER_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
-
-_CACHE_DIR = "jax_compilation_cache_dir"
 
 
 def on_cpu() -> bool:
@@ -73,32 +67,6 @@ def jit(function: Callable, **options: Any) -> Callable:
     return compiled()(*args, **kwargs)
 
   return call
-
-
-def keep_compilations() -> None:
-  """Keeps compiled programs in the user's cache folder for later processes.
-
-  In `~/.cache/partial-invariance`, or below `XDG_CACHE_HOME`, apart for each
-  kind of CPU, because XLA compiles for the one it runs on. Leaves a folder that
-  jax was already told of, such as by `JAX_COMPILATION_CACHE_DIR`; jax itself
-  switches the cache off for `JAX_ENABLE_COMPILATION_CACHE=false`.
-  """
-  if getattr(jax.config, _CACHE_DIR):
-    return
-  cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-  folder = Path(cache) / "partial-invariance" / _cpu_kind()
-  jax.config.update(_CACHE_DIR, str(folder))
-  # Many small programs make up the time of a measuring process.
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-
-
-def _cpu_kind() -> str:
-  """A name that differs between CPUs with different instructions."""
-  features = f"{sys.platform} {os.uname().machine}"
-  with contextlib.suppress(OSError):
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    features += next((x for x in lines if x.startswith("flags")), "")
-  return hashlib.sha256(features.encode()).hexdigest()[:12]
 
 
 def keep_freed_memory() -> None:

@@ -31,13 +31,11 @@ class Elements(NamedTuple):
   """The elements of an orbit, as numbers; NaN where they are not known.
 
   Attributes:
-    theta: (t, parameters) in the family's unit.
     magnitude: (t,) size in the family's unit.
     displacement: (t,) root mean square pixels that content moves.
     identity: (t,) 1 for an element that moves nothing, else 0.
   """
 
-  theta: Any
   magnitude: Any
   displacement: Any
   identity: Any

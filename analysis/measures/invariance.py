@@ -20,7 +20,7 @@ def _init(shapes: base.Shapes) -> _State:
   return _State(
     zeros,
     sums.init_moments(shapes.units),
-    base.Elements(sums.zeros(shapes.elements, 1), zeros, zeros, zeros),
+    base.Elements(zeros, zeros, zeros),
   )
 
 

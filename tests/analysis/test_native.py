@@ -213,7 +213,7 @@ def elements_like(zeros):
   """Elements of which nothing matters."""
   from analysis.measures import Elements
 
-  return Elements(zeros[:, None], zeros, zeros, zeros)
+  return Elements(zeros, zeros, zeros)
 
 
 def test_compiled_code_that_is_older_than_a_source_goes(tmp_path):

@@ -27,9 +27,7 @@ def rows(
   shapes = Shapes(elements, units, None, 0, count, size, None)
   known = Statistics(_f4(reference.mean(axis=0)), thresholds)
   nothing = jnp.zeros(elements)
-  numbers = Elements(
-    nothing[:, None], jnp.arange(1.0, elements + 1), *[nothing] * 2
-  )
+  numbers = Elements(jnp.arange(1.0, elements + 1), *[nothing] * 2)
   labels = np.full(count, -1) if labels is None else np.asarray(labels)
   state, update = measure.init(shapes), jax.jit(measure.update)
   for start in range(0, count, size):
