@@ -40,6 +40,7 @@ def main() -> None:
       print(benchmarking.line(row), flush=True)
       rows.append(row)
   path = Path(flags.FLAGS.output)
+  store.make_folder(path.parent)
   store.write_json(path, benchmarking.merged(path, rows))
   print(path)
 

@@ -10,6 +10,7 @@ from typing import NamedTuple, NoReturn
 
 from absl import app, flags, logging
 
+from experiments import interrupts
 from experiments.errors import ExperimentError, UsageError
 
 USAGE, FAILURE, INTERRUPTED = 2, 1, 130
@@ -46,7 +47,8 @@ def run(
   """Runs a command: parses flags, calls `main`, exits.
 
   Exit code 0 for success, 2 for a wrong command line, 1 for a failure, 130 for
-  an interrupt. Errors that the user can mend are one line on stderr.
+  an interrupt, 143 for SIGTERM. Errors that the user can mend are one line on
+  stderr.
 
   Args:
     main: the command; called with the positional arguments, if it has any.
@@ -88,23 +90,31 @@ def _parse(
 def _guarded(main: Callable[[], None]) -> None:
   if not flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.WARNING)  # jax logs every missing backend
-  from experiments import compilations
-  from models import platform
-
-  platform.keep_freed_memory()
-  compilations.keep(flags.FLAGS.compilation_cache)
   try:
-    main()
+    with interrupts.ending_soon():
+      _prepare()
+      main()
   except UsageError as error:
     _fail(str(error), USAGE)
   except BrokenPipeError:
     os._exit(FAILURE)  # nobody reads; a second message would fail too
   except (ExperimentError, OSError) as error:
     _fail(str(error), FAILURE)
+  except interrupts.Interrupted as error:
+    print(f"error: {interrupts.HINT}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(error.code)  # XLA may be computing still
   except KeyboardInterrupt:
-    _fail(
-      "interrupted; the same command continues where it stopped", INTERRUPTED
-    )
+    _fail(interrupts.HINT, INTERRUPTED)
+
+
+def _prepare() -> None:
+  """Settings of the process that computes."""
+  from experiments import compilations
+  from models import platform
+
+  platform.keep_freed_memory()
+  compilations.keep(flags.FLAGS.compilation_cache)
 
 
 def warn(text: str) -> None:

@@ -23,7 +23,9 @@ def main(first: str, second: str) -> None:
 
   table = comparing.compare(Path(first), Path(second))
   if flags.FLAGS.csv:
-    store.write_table(Path(flags.FLAGS.csv), table)
+    path = Path(flags.FLAGS.csv)
+    store.make_folder(path.parent)
+    store.write_table(path, table)
   print(comparing.describe(table, first, second), end="")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.claims.base import NOT_TESTED
-from experiments import store
+from experiments import checksums, store
 from experiments.errors import ExperimentError
 
 COLUMNS = (
@@ -70,11 +70,12 @@ def _effects(folder: Path) -> pd.DataFrame:
         f"{folder} holds no {name}: give the results folder of a study, or run"
         f" python -m experiments.report --workdir={folder}"
       )
-  claims = store.read_table(folder / "claims.csv")
+  read = checksums.Sums(folder).read
+  claims = store.read_table(folder / "claims.csv", read=read)
   whole = claims.assign(role="claim", label=claims["decided_by"])
   whole["label"] = "decided by its weakest part"
   columns = [*_KEYS, "verdict", "effect", "low", "high"]
-  effects = store.read_table(folder / "effects.csv")
+  effects = store.read_table(folder / "effects.csv", read=read)
   table = pd.concat([whole[columns], effects[columns]], ignore_index=True)
   numbers = ["effect", "low", "high"]
   return table.assign(**{n: table[n].astype(float) for n in numbers})

@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis import figures, filters
 from analysis.figures import lecture as drawings
-from experiments import diverging, lectures, runs, store
+from experiments import checksums, diverging, lectures, runs, store
 from experiments.config import (
   DataConfig,
   MeasureConfig,
@@ -75,7 +75,7 @@ def compute(
 
 def _kernels(run: runs.Run, seed: int, stage: str) -> np.ndarray:
   """(n, k, k) filters of the first layer."""
-  params = store.load_params(run.folder.params_path(seed, stage))
+  params = run.folder.load_params(seed, stage)
   return np.moveaxis(params["params"]["conv1"]["kernel"][:, :, 0], -1, 0)
 
 
@@ -162,9 +162,10 @@ def write(
   Returns:
     The page.
   """
-  store.save_params(workdir / "arrays.npz", arrays)
-  store.write_table(workdir / "numbers.csv", numbers)
-  store.write_json(workdir / "provenance.json", provenance)
+  record = checksums.Sums(workdir).record
+  store.save_params(workdir / "arrays.npz", arrays, record=record)
+  store.write_table(workdir / "numbers.csv", numbers, record=record)
+  store.write_json(workdir / "provenance.json", provenance, record=record)
   return draw(workdir)
 
 
@@ -174,9 +175,10 @@ def draw(workdir: Path) -> Path:
   Raises:
     ExperimentError: a file is missing or damaged.
   """
-  arrays = store.load_params(workdir / "arrays.npz")
-  numbers = store.read_table(workdir / "numbers.csv")
-  provenance = store.read_json(workdir / "provenance.json")
+  read = checksums.Sums(workdir).read
+  arrays = store.load_params(workdir / "arrays.npz", read=read)
+  numbers = store.read_table(workdir / "numbers.csv", read=read)
+  provenance = store.read_json(workdir / "provenance.json", read=read)
   for name, figure in _figures(arrays, numbers).items():
     for suffix, content in figures.render(figure).items():
       store.write_bytes(workdir / "figures" / f"{name}{suffix}", content)

@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from experiments import cli
+from experiments import cli, store, unfinished
 from experiments.errors import ExperimentError, cannot_write
 
 NAME = ".lock"
@@ -59,13 +59,18 @@ def holding(folder: Path, *, shared: bool = False) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _holding(path: Path, shared: bool) -> Iterator[None]:
+  store.make_folder(path.parent)
   try:
-    path.parent.mkdir(parents=True, exist_ok=True)
     handle = _acquire(path, shared)
   except OSError as error:
     raise cannot_write(path.parent, error) from error
   try:
-    yield
+    if shared:
+      yield
+      return
+    with unfinished.removed_in_haste(path):
+      unfinished.sweep(path.parent)
+      yield
   finally:
     _release(path, handle)
 

@@ -22,6 +22,7 @@ from absl import flags
 
 from experiments import cli, config
 from experiments.errors import ExperimentError
+from experiments.run_folder import RunFolder
 
 flags.DEFINE_string("root", ".", "folder with README.md and results/")
 
@@ -241,7 +242,7 @@ def _accuracy(results: Path) -> str:
   from experiments import store
 
   folder = results / "accuracy-mnist"
-  lines = store.RunFolder(folder).metrics()
+  lines = RunFolder(folder).metrics()
   last = max(line["epoch"] for line in lines)
   final = [line for line in lines if line["epoch"] == last]
   result = t_interval([100 * line["test_accuracy"] for line in final])

@@ -17,7 +17,7 @@ from analysis.claims.base import Claim
 from analysis.claims.evidence import Evidence
 from analysis.claims.verdicts import Verdicts
 from analysis.tables import LOST_INTENSITY, lost_beyond
-from experiments import cli, report_page, store, summaries
+from experiments import checksums, cli, report_page, store, summaries
 from experiments.errors import ExperimentError
 
 # Figures over all layers: drawing function, and the table it is drawn from.
@@ -86,8 +86,9 @@ def read(workdir: Path) -> Results:
       f"{workdir} holds no measurements.parquet: give the --workdir of a study,"
       " or run python -m experiments.study first"
     )
-  tables = {name: store.read_table(workdir / name) for name in TABLES}
-  provenance = store.read_json(workdir / "provenance.json")
+  read = checksums.Sums(workdir).read
+  tables = {n: store.read_table(workdir / n, read=read) for n in TABLES}
+  provenance = store.read_json(workdir / "provenance.json", read=read)
   try:
     study = provenance["study"]
     runs = {cell["cell"]: cell["run"] for cell in study["cells"]}
@@ -104,7 +105,7 @@ def _read_failures(workdir: Path) -> pd.DataFrame:
   path = workdir / "failures.csv"
   if not path.exists():
     return pd.DataFrame()
-  table = store.read_table(path)
+  table = store.read_table(path, read=checksums.Sums(workdir).read)
   return table.assign(loss=table["loss"].map(str))  # "nan" is read as no value
 
 
@@ -147,6 +148,7 @@ def write_report(workdir: Path) -> list[Path]:
   measurements = results.tables["measurements.parquet"]
   summary = statistics.summarize(results.shown("measurements.parquet"))
   checked = controls.check(_evidence(results), measurements)
+  record = checksums.Sums(workdir).record
   for name, table in (
     ("claims", found.claims),
     ("effects", found.effects),
@@ -155,7 +157,7 @@ def write_report(workdir: Path) -> list[Path]:
     ("summary", summary),
   ):
     path = workdir / f"{name}.csv"
-    store.write_table(path, _rounded(table))
+    store.write_table(path, _rounded(table), record=record)
     written.append(path)
   _warn_of(checked)
   lost = lost_intensity(results.shown("measurements.parquet"))

@@ -1,7 +1,7 @@
 """One run: an architecture trained with several seeds, then measured.
 
-A run lives in a folder (see `experiments.store`). What is in the folder already
-is not done again.
+A run lives in a folder (see `experiments.run_folder`). What is in the folder
+already is not done again.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from experiments import building, measuring, specs, store, training
+from experiments.checkpoints import Checkpoints
 from experiments.config import (
   DataConfig,
   MeasureConfig,
@@ -24,7 +25,7 @@ from experiments.datasets import Dataset
 from experiments.diverging import Divergence
 from experiments.errors import ExperimentError
 from experiments.progress import Progress
-from experiments.store import STAGES, RunFolder
+from experiments.run_folder import STAGES, RunFolder
 from experiments.training import TrainedSeed
 from models import cost
 from models.geometry import walk
@@ -121,6 +122,7 @@ def make_run(
     dtype=train.dtype,
   )
   folder = RunFolder(path)
+  folder.check_format()
   if claim:
     folder.claim(
       store.as_config(data=data, model=config, train=train),
@@ -198,7 +200,7 @@ def missing_parts(
     (seed, stage)
     for seed in seeds
     for stage in STAGES
-    if seed in untrained or not run.folder.part_path(seed, stage).exists()
+    if seed in untrained or not run.folder.has_part(seed, stage)
   ]
 
 
@@ -235,9 +237,12 @@ def train(
   Raises:
     UsageError: see `training.train`.
   """
+  strategy = training.resolve_strategy(run.train)
+  saved = Checkpoints(run.folder.path, f"{run.folder.sums.flags} by {strategy}")
+  saved.tidy(run.folder.trained_seeds())
   if not seeds:
     return
-  side_by_side = training.resolve_strategy(run.train) == "scan"
+  side_by_side = strategy == "scan"
   epoch_cost = len(dataset.train.labels) * _image_costs(run)[0]
   bar.compiling(_COMPILE)
   waiting = [f"seed {seed}" for seed in seeds]
@@ -248,7 +253,8 @@ def train(
   def done(store_result: Callable[[], None]) -> None:
     nonlocal start
     store_result()
-    run.folder.add_seconds("train", time.perf_counter() - start)
+    seconds = time.perf_counter() - start + saved.seconds_before()
+    run.folder.add_seconds("train", seconds)
     start = time.perf_counter()
     waiting.pop(0)
     if waiting:
@@ -261,6 +267,7 @@ def train(
     seeds,
     progress=lambda count: bar.advance(count * epoch_cost),
     diverged=lambda found: done(lambda: run.folder.add_failure(found)),
+    checkpoints=saved,
   )
   for result in results:
     done(functools.partial(_store, run, result))
@@ -300,15 +307,14 @@ def measure(
     start = time.perf_counter()
     table = measuring.measure_network(
       run.model,
-      store.load_params(run.folder.params_path(seed, stage)),
+      run.folder.load_params(seed, stage),
       dataset,
       config,
       stage,
       progress=lambda n: bar.advance(n * image_cost),
     )
-    store.write_table(
-      run.folder.part_path(seed, stage),
-      measuring.tagged(table, run.columns, seed, stage),
+    run.folder.add_part(
+      seed, stage, measuring.tagged(table, run.columns, seed, stage)
     )
     run.folder.add_seconds("measure", time.perf_counter() - start)
 

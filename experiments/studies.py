@@ -11,6 +11,7 @@ import pandas as pd
 from analysis import filters
 from experiments import (
   building,
+  checksums,
   diverging,
   exact,
   locks,
@@ -25,8 +26,8 @@ from experiments.diverging import Divergence
 from experiments.errors import UsageError
 from experiments.presets import Cell, Study, changed
 from experiments.progress import Progress
+from experiments.run_folder import STAGES
 from experiments.runs import Part, Run
-from experiments.store import STAGES
 from models import zoo
 
 # The width of random filters and of those that are compared with them: smaller
@@ -238,18 +239,22 @@ def collect(
     )
     for cell in cells
   ]
-  store.write_table(
-    workdir / "measurements.parquet",
-    pd.concat([t for t in tables if len(t)], ignore_index=True),
-  )
-  store.write_table(
-    workdir / "training.csv", pd.concat([c for c in curves if len(c)])
-  )
-  store.write_table(workdir / "networks.csv", networks(cells, study))
-  store.write_table(workdir / "exact.csv", exact.table())
+  record = checksums.Sums(workdir).record
+  for name, table in (
+    (
+      "measurements.parquet",
+      pd.concat([t for t in tables if len(t)], ignore_index=True),
+    ),
+    ("training.csv", pd.concat([c for c in curves if len(c)])),
+    ("networks.csv", networks(cells, study)),
+    ("exact.csv", exact.table()),
+  ):
+    store.write_table(workdir / name, table, record=record)
   provenance = store.provenance(dataset.provenance)
   store.write_json(
-    workdir / "provenance.json", provenance | {"study": _describe(study, cells)}
+    workdir / "provenance.json",
+    provenance | {"study": _describe(study, cells)},
+    record=record,
   )
   _write_failures(cells, failed, workdir / "failures.csv")
   reporting.write_report(workdir)
@@ -268,7 +273,8 @@ def _write_failures(
     for found in failed[cell.name]
   ]
   if rows:
-    store.write_table(path, pd.DataFrame(rows))
+    record = checksums.Sums(path.parent).record
+    store.write_table(path, pd.DataFrame(rows), record=record)
   else:
     path.unlink(missing_ok=True)
 
@@ -288,7 +294,7 @@ def networks(cells: Sequence[Planned], study: Study) -> pd.DataFrame:
     accuracy = {m["seed"]: 100 * m["test_accuracy"] for m in folder.metrics()}
     for seed in runs.without_failed(cell.run, study.seeds):
       for stage in STAGES:
-        params = store.load_params(folder.params_path(seed, stage))
+        params = folder.load_params(seed, stage)
         rows.append(
           {
             "cell": cell.name,

@@ -10,6 +10,7 @@ Two strategies compute the same thing, to rounding:
 
 import functools
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -27,6 +28,7 @@ from experiments.building import (
   make_optimizer,
   peak_learning_rate,
 )
+from experiments.checkpoints import Checkpoints
 from experiments.config import TrainConfig
 from experiments.datasets import Dataset
 from experiments.diverging import Divergence
@@ -294,6 +296,7 @@ def train(
   *,
   progress: Callable[[int], None] = lambda epochs: None,
   diverged: Callable[[Divergence], None] | None = None,
+  checkpoints: Checkpoints | None = None,
 ) -> Iterable[TrainedSeed]:
   """Trains one network a seed.
 
@@ -305,9 +308,11 @@ def train(
     progress: called after every epoch with the number of seeds it was for.
     diverged: called with each seed whose loss is not finite, at the end of that
       epoch. Nothing of it is yielded; the others go on.
+    checkpoints: where training goes on from, and is kept; none if None.
 
   Yields:
-    Each seed's parameters and metrics, as soon as they are there.
+    Each seed's parameters and metrics, as soon as they are there. Its
+    checkpoint goes when the next one is asked for.
 
   Raises:
     UsageError: flags that do not fit each other or the data.
@@ -317,9 +322,24 @@ def train(
   """
   trainer = make_trainer(model, config, dataset)
   data = on_device(dataset.train), on_device(dataset.test)
-  together = [seeds] if trainer.strategy == "scan" else [[s] for s in seeds]
-  for some in together:
-    yield from _run(trainer, config, data, some, progress, diverged or _refuse)
+  together = trainer.strategy == "scan"
+  groups = [list(seeds)] if together else [[seed] for seed in seeds]
+  if checkpoints is not None:
+    groups = checkpoints.groups(seeds, together)
+  for group in groups:
+    others = set(group) - set(seeds)  # complete, or failed before
+    yield from _run(
+      trainer,
+      config,
+      data,
+      group,
+      progress,
+      diverged or _refuse,
+      checkpoints,
+      others,
+    )
+    if checkpoints is not None:
+      checkpoints.drop(group)
 
 
 def _run(
@@ -329,15 +349,30 @@ def _run(
   seeds: Sequence[int],
   progress: Callable[[int], None],
   diverged: Callable[[Divergence], None],
+  checkpoints: Checkpoints | None,
+  failed: set[int],
 ) -> list[TrainedSeed]:
-  """All epochs of one seed (loop) or of all seeds at once (scan)."""
+  """All epochs of one seed (loop) or of all seeds at once (scan).
+
+  Seeds that are in `failed` are trained beside the others, but not returned.
+  """
   axis = trainer.strategy == "scan"
   keys = jnp.asarray(seeds if axis else seeds[0], jnp.uint32)
   state = trainer.create_train_state(keys)
   initial = _copy(state.params)
   metrics: dict[int, list[EpochMetrics]] = {seed: [] for seed in seeds}
-  failed: set[int] = set()
-  for epoch in range(config.epochs):
+  done = 0
+  saved = checkpoints.load(seeds, state) if checkpoints is not None else None
+  if saved is not None:
+    done, state = saved.epochs, saved.state
+    for seed, lines in zip(seeds, saved.metrics, strict=True):
+      metrics[seed] = [EpochMetrics(**line) for line in lines]
+      if not all(
+        math.isfinite(m.train_loss + m.test_loss) for m in metrics[seed]
+      ):
+        failed.add(seed)  # its failure was recorded, but has been lost
+    progress(done * len(seeds))
+  for epoch in range(done, config.epochs):
     start = time.perf_counter()
     number = jnp.asarray(epoch, jnp.uint32)
     state, losses = trainer.train_epoch(state, keys, number, data[0])
@@ -371,6 +406,11 @@ def _run(
         )
       )
     progress(len(seeds))
+    if checkpoints is not None and _worth_keeping(
+      checkpoints, epoch + 1 == config.epochs, len(seeds)
+    ):
+      lines = [[m._asdict() for m in metrics[seed]] for seed in seeds]
+      checkpoints.save(seeds, epoch + 1, state, lines)
   trained = _copy(state.params)
 
   def of_seed(params: Params, i: int) -> Params:
@@ -385,6 +425,16 @@ def _run(
 
 def _refuse(found: Divergence) -> None:
   raise diverging.refusal(found)
+
+
+def _worth_keeping(checkpoints: Checkpoints, last: bool, seeds: int) -> bool:
+  """Whether to write a checkpoint after an epoch.
+
+  After the last one the seeds themselves are stored, but one after another: a
+  kill between two must not let the rest be trained in other company, which
+  would change their last bits.
+  """
+  return seeds > 1 if last else checkpoints.due()
 
 
 def _copy(params: Params) -> Params:

@@ -18,6 +18,7 @@ import pandas as pd
 from analysis import network, orbits, probing, statistics
 from analysis.measures import MEASURES, Measure, resolve
 from experiments import (
+  checksums,
   measuring,
   reporting,
   store,
@@ -272,11 +273,13 @@ def write(measured: Measured, workdir: Path) -> Path:
   path = workdir / "measurements.parquet"
   # While the files are of two measurements there is no table.
   path.unlink(missing_ok=True)
-  store.write_json(workdir / "provenance.json", measured.provenance)
-  store.write_table(
-    workdir / "summary.csv", statistics.summarize(measured.table)
+  record = checksums.Sums(workdir).record
+  store.write_json(
+    workdir / "provenance.json", measured.provenance, record=record
   )
-  store.write_table(path, measured.table)
+  summary = statistics.summarize(measured.table)
+  store.write_table(workdir / "summary.csv", summary, record=record)
+  store.write_table(path, measured.table, record=record)
   return path
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from experiments import store
+from experiments import checksums, cli, store
 from experiments.errors import ExperimentError
 from experiments.progress import Progress
 from experiments.reproductions import tables
@@ -51,8 +51,9 @@ def run(experiment: Experiment, settings: Settings, workdir: Path) -> str:
   images = experiment.load(settings)
   cells = experiment.cells(settings, images)
   _claim(workdir, experiment, settings, images.provenance)
+  whole = checksums.Sums(workdir).whole
   missing = {
-    name: [s for s in settings.seeds if not _part(workdir, name, s).exists()]
+    name: [s for s in settings.seeds if not whole(_part(workdir, name, s))]
     for name in cells
   }
   jobs = sum(map(len, missing.values()))
@@ -65,18 +66,20 @@ def run(experiment: Experiment, settings: Settings, workdir: Path) -> str:
         values = experiment.run(cells[name], seeds, settings, images)
         for seed in seeds:
           bar.start(f"{experiment.name}, {name}, seed {seed}")
-          _keep(_part(workdir, name, seed), values)
+          _keep(workdir, _part(workdir, name, seed), values)
           bar.advance(1)
   return _collect(experiment, list(cells), settings, images, workdir)
 
 
-def _keep(path: Path, values: Iterator[SeedValues]) -> None:
+def _keep(workdir: Path, path: Path, values: Iterator[SeedValues]) -> None:
   """Waits for the next seed's values and stores them."""
   started = time.perf_counter()
   _, found = next(values)
   seconds = round(time.perf_counter() - started, 1)
   store.write_json(
-    path, {"seconds": seconds, "values": [v._asdict() for v in found]}
+    path,
+    {"seconds": seconds, "values": [v._asdict() for v in found]},
+    record=checksums.Sums(workdir).record,
   )
 
 
@@ -108,12 +111,22 @@ def _claim(
   Raises:
     ExperimentError: the folder holds cells of other settings or data.
   """
-  path = workdir / "config.json"
+  path, sums = workdir / "config.json", checksums.Sums(workdir)
+  cells = sorted((workdir / "cells").glob("*/*.json"))
   ours = _described(experiment, settings, provenance)
-  if not path.exists() or not any((workdir / "cells").glob("*/*.json")):
-    store.write_json(path, ours)
+  if not path.exists() or not cells:
+    store.make_folder(workdir / "cells")
+    store.write_json(path, ours, record=sums.record)
     return
-  ours, theirs = _flat(ours), _flat(store.read_json(path))
+  if not sums.exist():
+    raise ExperimentError(
+      f"{workdir} is of an older format: nothing in it has a checksum; use"
+      " another --workdir or remove it"
+    )
+  for cell in cells:
+    if not sums.whole(cell):
+      cli.warn(f"{cell} does not match its checksum; it is made again")
+  ours, theirs = _flat(ours), _flat(store.read_json(path, read=sums.read))
   for name in sorted(set(ours) | set(theirs)):
     if ours.get(name) != theirs.get(name):
       raise ExperimentError(
@@ -141,9 +154,10 @@ def _collect(
 ) -> str:
   """Joins the cells and writes what is made of them."""
   records, seconds = [], 0.0
+  sums = checksums.Sums(workdir)
   for cell in cells:
     for seed in settings.seeds:
-      part = store.read_json(_part(workdir, cell, seed))
+      part = store.read_json(_part(workdir, cell, seed), read=sums.read)
       seconds += part["seconds"]
       records += [{"cell": cell, "seed": seed} | v for v in part["values"]]
   table = pd.DataFrame(records, columns=list(COLUMNS))
@@ -163,7 +177,9 @@ def _collect(
     ("summary", summary),
     ("claims", claims),
   ):
-    store.write_table(workdir / f"{name}.csv", tables.rounded(content))
-  store.write_json(workdir / "provenance.json", provenance)
+    path = workdir / f"{name}.csv"
+    store.write_table(path, tables.rounded(content), record=sums.record)
+  path = workdir / "provenance.json"
+  store.write_json(path, provenance, record=sums.record)
   store.write_text(workdir / "summary.md", text)
   return text

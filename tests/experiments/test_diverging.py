@@ -21,7 +21,7 @@ from experiments.config import TrainConfig
 from experiments.diverging import Divergence, NonFiniteLossError
 from experiments.errors import ExperimentError
 from experiments.presets import Cell
-from experiments.store import RunFolder
+from experiments.run_folder import RunFolder
 
 EXPLOSIVE = {"optimizer": "sgd", "schedule": "constant", "learning_rate": 1e30}
 NAN, INF = float("nan"), float("inf")
@@ -248,6 +248,7 @@ def test_claims_use_the_seeds_that_are_left_in_both_networks(
   store.write_text(
     run.folder.path / "metrics.jsonl",
     "".join(json.dumps(line) + "\n" for line in lines),
+    record=run.folder.sums.record,
   )
   run.folder.add_failure(Divergence(1, 1, 3, 0.004, "nan", "train"))
   assert runs.missing_seeds(run, [0, 1]) == []

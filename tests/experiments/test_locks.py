@@ -42,7 +42,7 @@ def another_process(folder, kind="exclusive"):
     yield process
   finally:
     with contextlib.suppress(BrokenPipeError):
-      process.communicate("\n", timeout=10)
+      process.communicate("\n", timeout=60)
 
 
 def assert_free(folder, **options):

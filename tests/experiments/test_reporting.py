@@ -10,6 +10,7 @@ import pytest
 import experiments
 from analysis import claims
 from experiments import reporting, store
+from experiments.checksums import Sums
 from experiments.errors import ExperimentError
 from tests.experiments.test_studies import COUNTED, TESTED, content
 
@@ -114,7 +115,7 @@ def test_the_report_follows_the_tables(copied):
   table = store.read_table(path)
   kept = (table["seed"] == 0) & (table["orbit"] != "translation_map")
   kept &= table["measure"] != "consistency"
-  store.write_table(path, table[kept])
+  store.write_table(path, table[kept], record=Sums(copied.workdir).record)
   written = {path.name for path in reporting.write_report(copied.workdir)}
   names = ("invariance_by_layer", "dose_response", "measures_by_layer")
   names += ("training_curves",)
@@ -150,7 +151,9 @@ def test_a_missing_table_is_named(copied, name, message):
 def test_a_damaged_table_is_named(copied):
   path = copied.workdir / "measurements.parquet"
   path.write_bytes(path.read_bytes()[:-100])
-  with pytest.raises(ExperimentError, match=r"measurements\.parquet cannot be"):
+  with pytest.raises(
+    ExperimentError, match=r"measurements\.parquet is damaged"
+  ):
     reporting.write_report(copied.workdir)
 
 
@@ -199,7 +202,9 @@ def test_a_changed_value_changes_the_verdict(copied):
       ~(unpooled & logits & error), 0.5 + added + 1e-4 * seeds
     )
     value = value.where(~(~unpooled & logits & error), 0.5)
-    store.write_table(path, table.assign(value=value))
+    store.write_table(
+      path, table.assign(value=value), record=Sums(copied.workdir).record
+    )
     found = reporting.judge(reporting.read(copied.workdir)).claims
     return found.set_index("claim")["verdict"]["max-pooling-helps"]
 
@@ -225,7 +230,7 @@ def test_a_failing_control_is_said_aloud(copied, capsys):
   still = (table["magnitude"] == 0) & (table["theta"] != "all")
   rows = table.index[still & (table["measure"] == "invariance_error")]
   table.loc[rows[0], "value"] = 0.25
-  store.write_table(path, table)
+  store.write_table(path, table, record=Sums(copied.workdir).record)
   reporting.write_report(copied.workdir)
   message = capsys.readouterr().err
   assert "warning: control fails" in message
@@ -236,6 +241,6 @@ def test_a_study_of_an_older_format_is_refused(copied):
   path = copied.workdir / "provenance.json"
   provenance = store.read_json(path)
   del provenance["study"]["cells"]
-  store.write_json(path, provenance)
+  store.write_json(path, provenance, record=Sums(copied.workdir).record)
   with pytest.raises(ExperimentError, match="not a study of this version: 'ce"):
     reporting.write_report(copied.workdir)

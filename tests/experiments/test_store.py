@@ -10,32 +10,53 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from experiments import store
-from experiments.config import DataConfig, ModelConfig, TrainConfig
 from experiments.errors import ExperimentError
-from experiments.store import RunFolder
 
 # --- files written whole or not at all ---------------------------------------
 
 
-def test_a_file_is_replaced_when_the_block_succeeds(tmp_path):
+def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path):
   path = tmp_path / "new" / "file.txt"
-  with store.replacing(path) as temporary:
-    temporary.write_text("first")
-    assert temporary.parent == path.parent
-    assert not path.exists()
-  store.write_text(path, "second")
-  assert path.read_text() == "second"
-  assert list(path.parent.iterdir()) == [path]
+  for text in ("first", "second"):
+    store.write_text(path, text)
+    assert path.read_text() == text
+    assert list(path.parent.iterdir()) == [path]
 
 
-def test_an_exception_keeps_the_old_file_and_leaves_nothing(tmp_path):
+@pytest.mark.parametrize("step", ["_write_to_disk", "record", "replace"])
+def test_an_exception_keeps_the_old_file_and_leaves_nothing(
+  tmp_path, monkeypatch, step
+):
+  def interrupted(*_):
+    raise KeyboardInterrupt
+
   path = tmp_path / "file.txt"
   path.write_text("old")
-  with pytest.raises(KeyboardInterrupt), store.replacing(path) as temporary:  # noqa: PT012
-    temporary.write_text("half")
-    raise KeyboardInterrupt
+  record = interrupted if step == "record" else None
+  if step == "_write_to_disk":
+    monkeypatch.setattr(store, step, interrupted)
+  elif step == "replace":
+    monkeypatch.setattr(store.os, step, interrupted)
+  with pytest.raises(KeyboardInterrupt):
+    store.write_text(path, "new", record=record)
   assert path.read_text() == "old"
   assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_is_recorded_before_it_has_its_name(tmp_path):
+  path, seen = tmp_path / "file.txt", []
+  store.write_text(
+    path, "text", record=lambda p, c: seen.append((p, c, p.exists()))
+  )
+  assert seen == [(path, b"text", False)]
+
+
+def test_a_folder_that_vanished_is_not_made_again(tmp_path):
+  path = tmp_path / "results" / "params" / "file.txt"
+  with pytest.raises(ExperimentError, match="was removed or unmounted") as e:
+    store.write_text(path, "text")
+  assert str(path) in str(e.value)
+  assert not list(tmp_path.iterdir())
 
 
 def test_files_are_as_readable_as_any_other(tmp_path):
@@ -180,170 +201,6 @@ def test_nothing_is_unpickled(tmp_path):
   np.savez(path, kernel=np.array([{}], dtype=object))
   with pytest.raises(ExperimentError, match="cannot be read"):
     store.load_params(path)
-
-
-# --- run folders -------------------------------------------------------------
-
-
-def flags_of(**changes):
-  sections = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig}
-  return store.as_config(
-    **{name: cls(**changes.get(name, {})) for name, cls in sections.items()}
-  )
-
-
-SOURCE = {"data": {"train_sha256": "abc", "test_sha256": "def"}}
-
-
-@pytest.fixture
-def folder(tmp_path):
-  result = RunFolder(tmp_path / "run")
-  result.claim(flags_of(), SOURCE)
-  return result
-
-
-@pytest.fixture
-def trained(folder):
-  """A folder with a seed, which no other run may take."""
-  params = {"params": {"a": np.zeros(2)}}
-  folder.add_seed(0, params, params, [{"seed": 0, "epoch": 1}])
-  return folder
-
-
-def test_a_run_that_left_no_seed_does_not_keep_its_folder(folder):
-  other = flags_of(train={"learning_rate": 0.1})
-  folder.claim(other, SOURCE)
-  assert json.loads((folder.path / "config.json").read_text()) == other
-
-
-def test_a_claimed_folder_says_all_flags(folder):
-  config = json.loads((folder.path / "config.json").read_text())
-  assert config == flags_of()
-  assert config["train"]["learning_rate"] == 0.0
-  assert json.loads((folder.path / "provenance.json").read_text()) == SOURCE
-
-
-def test_the_same_run_may_claim_again_from_another_data_dir(trained):
-  before = (trained.path / "config.json").read_bytes()
-  trained.claim(flags_of(data={"data_dir": "/elsewhere"}), SOURCE)
-  assert (trained.path / "config.json").read_bytes() == before
-
-
-@pytest.mark.parametrize(
-  ("changes", "message"),
-  [
-    ({"model": {"pooling": "avg"}}, "model.pooling=max, not avg"),
-    ({"train": {"epochs": 6}}, "train.epochs=5, not 6"),
-    ({"data": {"canvas": 40}}, "data.canvas=32, not 40"),
-  ],
-)
-def test_a_run_with_other_flags_is_refused(trained, changes, message):
-  with pytest.raises(ExperimentError, match=re.escape(message)) as caught:
-    trained.claim(flags_of(**changes), SOURCE)
-  assert str(trained.path) in str(caught.value)
-  assert "--workdir" in str(caught.value)
-
-
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_a_run_on_other_data_is_refused(trained, split):
-  other = {"data": SOURCE["data"] | {f"{split}_sha256": "123"}}
-  was = SOURCE["data"][f"{split}_sha256"]
-  with pytest.raises(ExperimentError, match=f"{split}_sha256={was}, not 123"):
-    trained.claim(flags_of(), other)
-
-
-def test_a_folder_with_damaged_flags_is_refused(trained):
-  (trained.path / "config.json").write_text("{")
-  with pytest.raises(ExperimentError, match=r"config\.json cannot be read"):
-    trained.claim(flags_of(), SOURCE)
-
-
-def test_measurements_made_with_other_flags_are_dropped(folder):
-  table = pd.DataFrame({"value": [1.0]})
-  first, other = {"measure": {"order": 1}}, {"measure": {"order": 3}}
-  folder.claim_measurements(first)
-  store.write_table(folder.part_path(0, "init"), table)
-  folder.join_measurements([(0, "init")])
-
-  folder.claim_measurements(first)
-  assert folder.part_path(0, "init").exists()
-  assert (folder.path / "measurements.parquet").exists()
-
-  folder.claim_measurements(other)
-  assert not folder.part_path(0, "init").exists()
-  assert not (folder.path / "measurements.parquet").exists()
-  claimed = folder.path / "measurements" / "config.json"
-  assert json.loads(claimed.read_text()) == other
-
-
-def test_parts_are_joined_in_the_order_asked(folder):
-  for seed in (0, 1):
-    store.write_table(
-      folder.part_path(seed, "init"), pd.DataFrame({"seed": [seed, seed]})
-    )
-  joined = folder.join_measurements([(1, "init"), (0, "init")])
-  assert list(joined["seed"]) == [1, 1, 0, 0]
-  assert list(joined.index) == [0, 1, 2, 3]
-  stored = store.read_table(folder.path / "measurements.parquet")
-  pd.testing.assert_frame_equal(stored, joined)
-  with pytest.raises(ExperimentError, match=r"seed2_init\.parquet cannot be r"):
-    folder.join_measurements([(2, "init")])
-
-
-def line(seed, epoch, loss=1.0):
-  return {"seed": seed, "epoch": epoch, "train_loss": loss}
-
-
-PARAMS = {"params": {"kernel": np.ones(2, np.float32)}}
-
-
-def test_seeds_are_kept_in_order_and_once(folder):
-  folder.add_seed(1, PARAMS, PARAMS, [line(1, 1), line(1, 2)])
-  folder.add_seed(0, PARAMS, PARAMS, [line(0, 1), line(0, 2)])
-  folder.add_seed(1, PARAMS, PARAMS, [line(1, 1, 0.5), line(1, 2, 0.4)])
-  assert folder.trained_seeds() == [0, 1]
-  assert folder.metrics() == [
-    line(0, 1),
-    line(0, 2),
-    line(1, 1, 0.5),
-    line(1, 2, 0.4),
-  ]
-
-
-def test_a_seed_without_its_parameters_is_not_complete(folder):
-  assert folder.trained_seeds() == []
-  folder.add_seed(0, PARAMS, PARAMS, [line(0, 1)])
-  assert folder.trained_seeds() == [0]
-  folder.params_path(0, "trained").unlink()
-  assert folder.trained_seeds() == []
-
-
-def test_a_seed_is_not_complete_before_its_metrics(folder, monkeypatch):
-  def interrupted(*_):
-    raise KeyboardInterrupt
-
-  monkeypatch.setattr(store, "write_text", interrupted)
-  with pytest.raises(KeyboardInterrupt):
-    folder.add_seed(0, PARAMS, PARAMS, [line(0, 1)])
-  assert folder.params_path(0, "trained").exists()
-  assert folder.trained_seeds() == []
-
-
-def test_damaged_metrics_are_named(folder):
-  folder.add_seed(0, PARAMS, PARAMS, [line(0, 1)])
-  path = folder.path / "metrics.jsonl"
-  path.write_text(path.read_text()[:-5])
-  with pytest.raises(ExperimentError, match=r"metrics\.jsonl cannot be read"):
-    folder.metrics()
-
-
-def test_seconds_add_up(folder):
-  assert folder.seconds() == {}
-  folder.add_seconds("train", 1.25)
-  folder.add_seconds("train", 2.5)
-  folder.add_seconds("measure", 4.0)
-  assert folder.seconds()["train"] == pytest.approx(3.75, abs=0.1)
-  assert folder.seconds()["measure"] == 4.0
 
 
 # --- provenance --------------------------------------------------------------

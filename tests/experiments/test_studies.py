@@ -58,6 +58,7 @@ def test_a_study_leaves_all_its_results(finished):
     *("measurements.parquet", "training.csv", "networks.csv", "exact.csv"),
     *("claims.csv", "effects.csv", "effect_values.csv", "controls.csv"),
     *("summary.csv", "summary.md", "provenance.json", "report.html"),
+    "SHA256SUMS",
   }
   claims = [f"claim_{name}" for name in (*COUNTED, *TESTED)]
   expected |= {
@@ -80,6 +81,7 @@ def test_a_run_folder_holds_what_it_should(finished):
       "measurements.parquet",
       "measurements/config.json",
       "seconds.json",
+      "SHA256SUMS",
       *(
         f"{folder}/seed{seed}_{stage}.{suffix}"
         for folder, suffix in (("params", "npz"), ("measurements", "parquet"))
