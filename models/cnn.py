@@ -163,10 +163,19 @@ class CNN(Specified, nn.Module):
     self.geometry(images.shape[1])  # refuses impossible depths by name
     x = images.astype(self.dtype)
     activations = {}
-    for spec in self.specs:
-      if spec.kind == "add":
+    rectified = None
+    for spec, after in zip(self.specs, (*self.specs[1:], None), strict=True):
+      if rectified is not None:
+        x, rectified = rectified, None
+      elif spec.kind == "add":
         shortcut = activations[spec.source] if spec.source else images
         x = x + self._shortcut(spec, shortcut.astype(self.dtype), train)
+      elif train and spec.kind == "conv" and after and after.kind == "relu":
+        # Both at once is faster. The maps before are not computed where, as in
+        # training, nobody reads them.
+        conv = self._conv(spec)
+        rectified = conv(x, rectify=True, train=True)
+        x = conv(x, train=True)
       else:
         x = self._layer(spec, x, train)
       activations[spec.name] = x
@@ -208,10 +217,20 @@ class CNN(Specified, nn.Module):
       return LocallyConnected(*sizes, border=spec.border, **common)(x)
     if spec.kind == "scale_conv":
       return ScaleConv(*sizes, self.scales, **common)(x, train=train)
-    conv = layers.Conv(
-      *sizes, border=spec.border, dilation=spec.dilation, **common
+    return self._conv(spec)(x, train=train)
+
+  def _conv(self, spec: LayerSpec) -> layers.Conv:
+    return layers.Conv(
+      spec.features,
+      spec.kernel_size,
+      spec.stride,
+      spec.padding,
+      border=spec.border,
+      dilation=spec.dilation,
+      use_bias=spec.bias,
+      dtype=self.dtype,
+      name=spec.name,
     )
-    return conv(x, train=train)
 
   def _shortcut(self, spec: LayerSpec, x: Array, train: bool) -> Array:
     if x.shape[-1] == spec.features and spec.stride == 1:

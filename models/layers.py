@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from models import platform
+from models import native, platform
 from models.geometry import output_size
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
@@ -88,6 +88,7 @@ def convolution(
   padding: int = 0,
   circular: bool = False,
   dilation: int = 1,
+  rectify: bool = False,
   train: bool = False,
 ) -> Float[Array, "n p q o"]:
   """Slides a kernel over a map: a cross-correlation, the kernel not flipped.
@@ -100,6 +101,7 @@ def convolution(
     padding: positions added on each side, zeros or wrapped around.
     circular: whether the padding wraps around.
     dilation: positions from one tap of the kernel to the next.
+    rectify: whether to make negative outputs 0, as `relu` does.
     train: whether to use the hand-written gradient (reverse mode only).
 
   Returns:
@@ -112,9 +114,13 @@ def convolution(
   if circular:
     x, padding = pad_circular(x, padding), 0
   if train and platform.on_cpu() and dilation == 1:
-    return _conv_cpu(x, kernel, bias, stride, padding)
-  maps = _conv(x, kernel, stride, padding, dilation)
-  return maps + bias[None, None, None]
+    if native.usable(x, kernel, stride, padding):
+      return native.convolution(x, kernel, bias, stride, padding, rectify)
+    maps = _conv_cpu(x, kernel, bias, stride, padding)
+  else:
+    maps = _conv(x, kernel, stride, padding, dilation)
+    maps += bias[None, None, None]
+  return relu(maps, train=train) if rectify else maps
 
 
 def _conv(
@@ -413,7 +419,9 @@ class Conv(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array, *, train: bool = False) -> Array:
+  def __call__(
+    self, x: Array, *, rectify: bool = False, train: bool = False
+  ) -> Array:
     """Maps of `features` channels; see `convolution`."""
     shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
     kernel = self.param("kernel", nn.initializers.he_normal(), shape)
@@ -430,5 +438,6 @@ class Conv(nn.Module):
       stride=self.stride,
       padding=padding,
       dilation=self.dilation,
+      rectify=rectify,
       train=train,
     )
