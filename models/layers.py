@@ -6,7 +6,8 @@ theirs. Every function has two implementations of the same mathematics:
 * the plain one, made of `jax.lax` primitives, is differentiable in forward and
   reverse mode and is what is measured;
 * with `train=True`, a version with a hand-written gradient, reverse mode
-  only. On a CPU it is several times faster; elsewhere it is the plain one.
+  only. On a CPU it is several times faster, and convolutions are computed by
+  loops of our own (`models.native`); elsewhere it is the plain one.
 """
 
 import functools

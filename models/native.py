@@ -8,6 +8,7 @@ that llvmlite does not have.
 
 import functools
 import importlib
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -33,8 +34,10 @@ _MOST_STRIDE = 8  # what `models.kernels.images` makes room for
 
 
 @functools.cache
-def _loads() -> bool:
-  """Compiles the loops and tells XLA where they are."""
+def loads() -> bool:
+  """Compiles the loops and tells XLA where they are; whether both worked."""
+  if os.name != "posix":
+    return False  # they wait by `sched_yield`
   try:
     calls: Any = importlib.import_module("models.kernels.calls")
     addresses = calls.addresses()
@@ -71,10 +74,11 @@ def usable(x: Array, kernel: Array, stride: int, padding: int) -> bool:
     and x.dtype == kernel.dtype == jnp.float32
     and x.size > 0
     and padding < kernel.shape[0] == kernel.shape[1]
+    and kernel.shape[0] <= min(x.shape[1:3]) + 2 * padding
     and stride <= _MOST_STRIDE
     # XLA cannot divide among devices what it does not know.
     and jax.sharding.get_abstract_mesh().empty
-    and _loads()
+    and loads()
   )
 
 

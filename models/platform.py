@@ -7,7 +7,8 @@ Three things make a CPU slow here and an accelerator not:
   times slower for sums over a leading axis. `jit` switches that off.
 * A step allocates tens of megabytes that glibc returns to the kernel at once,
   so that every step pays for fresh pages. `keep_freed_memory` keeps them.
-* The stock gradients of convolution and pooling: see `models.layers`.
+* The stock gradients of convolution and pooling: see `models.layers`, and
+  `models.native` for convolutions by loops of our own.
 
 `python -m experiments.benchmark` measures what all this is worth.
 """
