@@ -9,7 +9,7 @@ that llvmlite does not have.
 import functools
 import importlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -117,7 +117,7 @@ def _call(
   stride: int,
   padding: int,
   rectify: bool,
-) -> Callable[..., list[Array]]:
+) -> Callable[..., Sequence[Array]]:
   """The function of arrays that a target computes."""
   function = jax.ffi.ffi_call(
     _TARGETS[name],
