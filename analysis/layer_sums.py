@@ -1,28 +1,23 @@
 """The sums of one layer over all steps of a pass, added to by native loops."""
 
 import functools
+import math
 from typing import Any
 
 import numpy as np
 
-from analysis.kernels import maps, units
+from analysis.kernels import columns, maps, units, vectors
 from analysis.linear_sums import LinearSums
 from analysis.measures import base, linear_map, reduced, reductions, sums
 
 # Bytes of activations that a tile may have: within a core's second-level cache.
-_TILE_BYTES = 800 * 1024
-
-# Bytes of rows that are sorted together: within the first-level cache.
-_SORT_BYTES = 24 * 1024
-
-# Positions of a map at a time: each reads positions beyond its own, so fewer
-# read more twice.
-_POSITIONS = 256
-
-# So few images are compared each with each, not sorted.
-_FEW = 16
+_TILE_BYTES = 300 * 1024
+_MOST_UNITS = 512
 
 _F4, _F8 = np.float32, np.float64
+
+# What is read of the maps alone, not of every unit.
+_OF_MAPS = {"undone", "undone_over_orbit", "undone_over_images", "linear"}
 
 
 class LayerSums:
@@ -53,26 +48,26 @@ class LayerSums:
     self._threads = threads
     self._shapes = shapes
     t, u, b = shapes.elements, shapes.units, shapes.batch
-    self._tile = int(np.clip(_TILE_BYTES // (4 * t * b) // 16 * 16, 64, 1024))
+    v = vectors.padded(u)
+    most = min(_MOST_UNITS, v)
+    fitting = _TILE_BYTES // (4 * t * b) // vectors.LANES * vectors.LANES
+    self._tile = int(np.clip(fitting, vectors.LANES, most))
     self._seen = 0
     self._known = _known(wanted, elements, statistics)
-    few = "pairs" not in wanted or b <= _FEW
-    self._networks = (
-      _network(t if "pairs" in wanted else 0),
-      _network(0 if few else b),
-    )
+    self._networks = _network(t), _network(b)
+    spread = wanted & {"over_orbit", "over_images", "pairs"}
     self._by_unit = (
       _zeros("reference" in wanted, 3, u),
-      _zeros("over_orbit" in wanted or "over_images" in wanted, 2, u),
-      _zeros("over_orbit" in wanted or "over_images" in wanted, t, 3, u),
-      _zeros("pairs" in wanted, 2, u, dtype=_F8),
+      _zeros(bool(spread), 2, v),
+      _zeros(bool(spread), t, 3, v),
+      _zeros("pairs" in wanted, 2, v, dtype=_F8),
       _zeros("firing" in wanted, 2, 2, u),
     )
-    spread = "undone_over_orbit" in wanted or "undone_over_images" in wanted
+    spread = bool(wanted & {"undone_over_orbit", "undone_over_images"})
     self._undone = (
       _zeros("undone" in wanted or spread, t, _positions(shapes), dtype=_F8),
-      _zeros(spread, 2, u),
-      _zeros(spread, t, 3, u),
+      _zeros(spread, 2, v),
+      _zeros(spread, t, 3, v),
     )
     self._action = shapes.action
     self._pair_count = 0.0
@@ -107,7 +102,7 @@ class LayerSums:
         _zeros("cosines" in wanted, images, dtype=_F8),
         _zeros("hsic" in wanted, t, images, images, dtype=_F8),
         _zeros("hsic" in wanted, 1, images, images, dtype=_F8),
-        _zeros("finite" in wanted, t, dtype=_F8),
+        _zeros(True, t, dtype=_F8),
       )
       for _ in range(self._threads)
     ]
@@ -122,15 +117,13 @@ class LayerSums:
     """
     t, b, u = x.shape
     tile = self._tile
+    width = tile + vectors.LANES
+    # Rows some vectors longer do not lie a power of two apart.
+    copies = vectors.empty(t, b, width)
+    rows = vectors.empty(max(t, b), vectors.LANES)
+    line = vectors.empty(vectors.LANES)
     first, last = _share(u, tile, thread, self._threads)
-    if first < last:
-      lanes = int(np.clip(_SORT_BYTES // (4 * max(t, b)) // 16 * 16, 64, 512))
-      scratch = (
-        np.empty((2, b, tile), _F4),
-        np.empty((max(t, b), lanes), _F4),
-        np.empty(max(tile, lanes), _F4),
-        np.empty((b, tile), _F4),
-      )
+    if first < last and self.wanted - _OF_MAPS:
       units.add_units(
         x,
         r,
@@ -142,7 +135,7 @@ class LayerSums:
         self._networks,
         self._by_unit,
         self._by_image[thread],
-        scratch,
+        (copies, rows, line, vectors.empty(b, tile)),
       )
     channels = self._shapes.channels
     own_maps = x.reshape(t, b, u // channels, channels)
@@ -159,9 +152,12 @@ class LayerSums:
     errors, spread, moments = self._undone
     if not errors.size:
       return
-    positions = errors.shape[1]
-    block = max(1, min(_POSITIONS, 8192 // channels))
-    first, last = _share(positions, block, thread, self._threads)
+    # Blocks begin with a vector, whatever the number of channels.
+    least = vectors.LANES // math.gcd(channels, vectors.LANES)
+    block = max(least, tile // channels // least * least)
+    if block * channels > tile:
+      copies = vectors.empty(t, b, block * channels + vectors.LANES)
+    first, last = _share(errors.shape[1], block, thread, self._threads)
     if first < last:
       maps.add_undone(
         own_maps,
@@ -173,8 +169,9 @@ class LayerSums:
         errors,
         spread,
         moments,
-        np.empty((3, b + 1, block * channels), _F4),
-        np.empty((block, channels), _F4),
+        copies,
+        rows,
+        line,
       )
 
   def close(self, x: Any, r: Any, index: Any) -> reduced.Reductions:
@@ -201,8 +198,7 @@ class LayerSums:
     self._by_image = []
     self._seen += images
     self._pair_count += images * (images - 1) / 2
-    if finite.size:
-      self._finite += finite
+    self._finite += finite
     moved = None
     if squares.size:
       step = np.stack([squares.sum(-1), np.sqrt(squares).sum(-1)])
@@ -222,9 +218,11 @@ class LayerSums:
 
   def total(self) -> reduced.Reductions:
     """The reductions of all images so far."""
-    wanted, count = self.wanted, _F4(self._seen)
-    reference, spread, moments, pairs, firing = self._by_unit
-    errors, spread_undone, moments_undone = self._undone
+    wanted, count, u = self.wanted, _F4(self._seen), self._shapes.units
+    reference, *padded, firing = self._by_unit
+    spread, moments, pairs = (values[..., :u] for values in padded)
+    errors, *padded = self._undone
+    spread_undone, moments_undone = (values[..., :u] for values in padded)
     return reduced.Reductions(
       images=count,
       reference=_moments(count, reference),
@@ -249,7 +247,7 @@ class LayerSums:
 
 def _zeros(wanted: bool, *shape: int, dtype: Any = _F4) -> np.ndarray:
   """Zeros, or an empty array of as many axes."""
-  return np.zeros(shape if wanted else (0,) * len(shape), dtype)
+  return vectors.zeros(*(shape if wanted else (0,) * len(shape)), dtype=dtype)
 
 
 def _positions(shapes: base.Shapes) -> int:
@@ -272,7 +270,9 @@ def _known(
 
 
 def _network(rows: int) -> np.ndarray:
-  return np.array(sums.comparators(rows), np.int64).reshape(-1, 2)
+  """Comparators that sort rows; none for few, which are not sorted."""
+  network = sums.comparators(rows) if rows > columns.FEW else []
+  return np.array(network, np.int64).reshape(-1, 2)
 
 
 def _share(size: int, tile: int, thread: int, threads: int) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis.kernels import linear
 from analysis.measures import base, linear_map
 
 # Samples of a half before they are multiplied: few at a time waste the time
@@ -28,10 +29,15 @@ class LinearSums:
     mean = mean.reshape(-1, shapes.channels).mean(0)
     # In float32, which a constant layer's mean is without rounding.
     self._mean = mean.astype(np.float32).astype(np.float64)
-    self._shapes = shapes
-    self._at = at
+    self._channels = shapes.channels
+    self._at, self._map = at, shapes.action is not None
     self._sums = [np.zeros(size) for size in linear_map.sizes(shapes)]
     self._waiting: list[list[tuple[np.ndarray, ...]]] = [[], []]
+    # Which positions are neighbours, in the order of `neighbourhoods`.
+    height, width = shapes.positions or (1, 1)
+    numbers = np.arange(1, height * width + 1, dtype=np.int64)
+    near = linear_map.neighbourhoods(numbers.reshape(1, height, width, 1), at)
+    self._near, self._inside = np.maximum(near[0] - 1, 0), near[0] > 0
 
   def add(self, r: Any, moved: Any, aligned: Any, index: Any) -> None:
     """Adds a step.
@@ -42,14 +48,10 @@ class LinearSums:
       aligned: (t, b, s, c) t^-1 f(t x).
       index: (b,) which image of the data set each is.
     """
-    channels = self._shapes.channels
-    if self._shapes.action is None:
-      own = regressors = r[:, None] - self._mean
-    else:
-      height, width = self._shapes.positions or (1, 1)
-      maps = r.reshape(-1, height, width, channels) - self._mean
-      own = maps.reshape(len(maps), -1, channels)[:, self._at]
-      regressors = linear_map.neighbourhoods(maps, self._at)
+    own = regressors = r[:, None]
+    if self._map:
+      maps = r.reshape(len(r), -1, self._channels)
+      own, regressors = maps[:, self._at], maps[:, self._near]
     for half in (0, 1):
       of = index % 2 == half
       if not of.any():
@@ -66,20 +68,43 @@ class LinearSums:
       return
     regressors, own, moved, aligned = zip(*self._waiting[half], strict=True)
     self._waiting[half] = []
-
-    def joined(parts: Any, axis: int) -> np.ndarray:
-      return np.concatenate(parts, axis, dtype=np.float64)
-
-    phi = joined(regressors, 0)
-    new = linear_map.moments(
-      phi,
-      joined(own, 0),
-      joined(moved, 1) - self._mean,
-      joined(aligned, 1) - self._mean,
-      np.ones(len(phi)),
+    phi = self._regressors(np.concatenate(regressors))
+    elements, samples = len(moved[0]), len(phi)
+    shape = (elements, samples, self._channels)
+    targets = np.empty((samples, elements, self._channels))
+    powers = np.zeros((4, elements))
+    totals = np.zeros((2, elements, self._channels))
+    linear.add_targets(
+      np.concatenate(moved, 1).reshape(shape),
+      np.concatenate(aligned, 1).reshape(shape),
+      np.concatenate(own).reshape(shape[1:]),
+      self._mean,
+      targets,
+      powers,
+      totals,
     )
+    new = [
+      phi.T @ phi,
+      phi.T @ targets.reshape(samples, -1),
+      powers[0],
+      totals[0],
+      *powers[1:],
+      totals[1],
+      samples,
+    ]
     for total, part in zip(self._sums, new, strict=True):
       total[half] += part
+
+  def _regressors(self, values: np.ndarray) -> np.ndarray:
+    """(n, k) of all samples: less the mean, 0 outside the map, and a 1."""
+    if self._map:
+      centred = (values - self._mean) * self._inside[..., None]
+    else:
+      centred = values - self._mean
+    samples = centred.shape[0] * centred.shape[1]
+    phi = np.ones((samples, centred[0, 0].size + 1))
+    phi[:, :-1] = centred.reshape(samples, -1)
+    return phi
 
   def total(self) -> list[np.ndarray]:
     """The sums of all images so far, in the order of the measure's state."""

@@ -228,9 +228,12 @@ def measure_orbit(
   for batch in streaming.batches(run.images, run.labels, sizes.batch, order):
     done = int(batch.weight.sum())
     batch = place.split(batch)
-    seen = streaming.forward(
-      fn, batch.images, taps, border=o.border, chunk=sizes.chunk
-    )
+    if totals is not None and sizes.chunk == sizes.batch:
+      seen = streaming.forward_at_once(fn, batch.images, taps, border=o.border)
+    else:
+      seen = streaming.forward(
+        fn, batch.images, taps, border=o.border, chunk=sizes.chunk
+      )
     changes, reduced = {}, {}
     if totals is not None:
       reduced = totals.step(seen, batch)

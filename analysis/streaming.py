@@ -243,11 +243,16 @@ class Activations(NamedTuple):
 
 def flat(fn: Callable, images: Array) -> dict[str, Array]:
   """Every layer, and the output, as float32 (n, u)."""
+  result = _float32(fn, images)
+  return {k: a.reshape(a.shape[0], -1) for k, a in result.items()}
+
+
+def _float32(fn: Callable, images: Array) -> dict[str, Array]:
   output, layers = fn(images)
   # Activations may be of any floating type, such as bfloat16.
   result = {name: a.astype(jnp.float32) for name, a in layers.items()}
   result[OUTPUT_KEY] = output.astype(jnp.float32)
-  return {k: a.reshape(a.shape[0], -1) for k, a in result.items()}
+  return result
 
 
 def _run_forward(
@@ -287,6 +292,46 @@ def _warp_all(images: Array, taps: ImageTaps, border: str) -> Array:
 
 
 forward = platform.jit(_run_forward, static_argnames=("border", "chunk"))
+
+
+def _run_at_once(
+  fn: Callable, images: Array, taps: ImageTaps, *, border: str
+) -> tuple[dict[str, Array], Array]:
+  moved = _warp_all(images, taps, border)
+  every = jnp.concatenate([images[None], moved])
+  return _float32(fn, every.reshape(-1, *images.shape[1:])), every
+
+
+_at_once = platform.jit(_run_at_once, static_argnames="border")
+
+
+def forward_at_once(
+  fn: Callable, images: Array, taps: ImageTaps, *, border: str
+) -> Activations:
+  """`forward` in one call of the network, for arrays in the host's memory.
+
+  XLA would copy the larger layers to flatten and to split them.
+
+  Args:
+    fn: the network.
+    images: (b, H, W, c).
+    taps: how they are transformed.
+    border: what lies outside.
+
+  Returns:
+    Activations in NumPy arrays that look at the memory of the device.
+  """
+  values, every = _at_once(fn, images, taps, border=border)
+  count = len(images)
+  flattened = {k: np.asarray(a).reshape(len(a), -1) for k, a in values.items()}
+  every = np.asarray(every)
+  return Activations(
+    {k: a[:count] for k, a in flattened.items()},
+    {
+      k: a[count:].reshape(-1, count, a.shape[-1]) for k, a in flattened.items()
+    },
+    every[1:],
+  )
 
 
 def _run_reference(fn: Callable, images: Array) -> dict[str, Array]:

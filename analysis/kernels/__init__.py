@@ -29,6 +29,11 @@ FAST: Any = {
 ORDERED: Any = {**FAST, "fastmath": {"contract"}}
 
 
+# For what is called once a vector: a call that counts references to its arrays
+# would take longer than the work. The caller compiles and keeps it.
+INLINE: Any = {**FAST, "forceinline": True}
+
+
 def drop_stale(folder: Path) -> None:
   """Removes compiled code that is older than any source file."""
   newest = max(path.stat().st_mtime for path in folder.glob("*.py"))

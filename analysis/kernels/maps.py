@@ -4,10 +4,14 @@ import numba
 import numpy as np
 
 from analysis.kernels import FAST, ORDERED
-from analysis.kernels.moments import (
-  add_deviation,
-  add_deviations,
-  move_origin,
+from analysis.kernels.columns import add_columns
+from analysis.kernels.vectors import (
+  LANES,
+  load,
+  multiply_add,
+  splat,
+  store,
+  total,
 )
 
 
@@ -25,66 +29,58 @@ def _undo(x, indices, weights, first, out):
       target[k] = u * a[k] + v * b[k] + w * c[k] + z * d[k]
 
 
-@numba.njit(**FAST)
-def _add_squares(x, r, out):
-  for k in range(out.size):
-    d = x[k] - r[k]
-    out[k] += d * d
-
-
-@numba.njit(**FAST)
-def _add_undone(
-  x, r, indices, weights, first, last, seen, errors, spread, moments, work, tile
-):
+@numba.njit(**ORDERED)
+def _undo_few(x, r, indices, weights, first, last, tile, errors):
+  """`_undo_many` for any number of channels."""
   elements, images, _, channels = x.shape
-  low, high = first * channels, last * channels
-  width = high - low
-  spreads = spread.size > 0
-  work[:] = 0
-  values = tile.reshape(width)
-  squared = work[0, images, :width]
   for t in range(elements):
-    squared[:] = 0
     for i in range(images):
-      _undo(x[t, i], indices[t], weights[t], first, tile)
-      own = r[i, low:high]
-      _add_squares(values, own, squared)
-      if spreads:
-        origin = moments[t, 0, low:high]
-        if seen == 0 and i == 0:
-          origin[:] = values
-        if t == 0:
-          work[2, i, :width] = values
-        add_deviations(values, work[2, i], work[0, i], work[1, i])
-        add_deviations(
-          values, origin, moments[t, 1, low:high], moments[t, 2, low:high]
-        )
-    if spreads:
-      move_origin(
-        moments[t, 0, low:high],
-        moments[t, 1, low:high],
-        moments[t, 2, low:high],
-        np.float32(seen + images),
+      values = tile[t, i, : (last - first) * channels]
+      _undo(
+        x[t, i], indices[t], weights[t], first, values.reshape(-1, channels)
       )
-    for p in range(last - first):
-      total = np.float32(0)
-      for k in range(p * channels, (p + 1) * channels):
-        total += squared[k]
-      errors[t, first + p] += total
-  if spreads:
-    for i in range(images):
-      add_deviation(
-        work[0, i, :width],
-        work[1, i, :width],
-        np.float32(elements),
-        spread[0, low:high],
-        spread[1, low:high],
-      )
+      for p in range(first, last):
+        error = np.float32(0)
+        for k in range(p * channels, (p + 1) * channels):
+          d = values[k - first * channels] - r[i, k]
+          error += d * d
+        errors[t, p] += error
+
+
+@numba.njit(**FAST)
+def _undo_many(x, r, indices, weights, first, last, tile, errors):
+  """t^-1 f(t x) at positions, to a tile, and its squared errors.
+
+  For channels that fill whole vectors.
+  """
+  elements, images, positions, channels = x.shape
+  width = tile.shape[2]
+  values, own, copies = x.reshape(-1), r.reshape(-1), tile.reshape(-1)
+  size = positions * channels
+  for t in range(elements):
+    for p in range(first, last):
+      u, v = splat(weights[t, 0, p]), splat(weights[t, 1, p])
+      w, z = splat(weights[t, 2, p]), splat(weights[t, 3, p])
+      a, b = indices[t, 0, p] * channels, indices[t, 1, p] * channels
+      c, d = indices[t, 2, p] * channels, indices[t, 3, p] * channels
+      squares = splat(np.float32(0))
+      for i in range(images):
+        row = (t * images + i) * size
+        to = (t * images + i) * width + (p - first) * channels
+        for k in range(0, channels, LANES):
+          value = u * load(values, row + a + k)
+          value = multiply_add(v, load(values, row + b + k), value)
+          value = multiply_add(w, load(values, row + c + k), value)
+          value = multiply_add(z, load(values, row + d + k), value)
+          store(copies, to + k, value)
+          error = value - load(own, i * size + p * channels + k)
+          squares = multiply_add(error, error, squares)
+      errors[t, p] += total(squares)
 
 
 @numba.njit(**FAST)
 def add_undone(
-  x, r, indices, weights, share, seen, errors, spread, moments, work, maps
+  x, r, indices, weights, share, seen, errors, spread, moments, tile, rows, line
 ):
   """Adds errors and spreads of t^-1 f(t x), a block of positions at a time.
 
@@ -96,29 +92,28 @@ def add_undone(
     share: first position, last (excluded), positions at a time.
     seen: images of earlier steps.
     errors: (t, p) sum over images and channels of the squared error.
-    spread: (2, u) sums over images of the standard deviation and the variance
-      over the orbit; empty if not wanted.
-    moments: (t, 3, u) of each element over images; empty if not wanted.
-    work: (3, b + 1, units of a block) of the thread.
-    maps: (positions of a block, c) of the thread.
+    spread: (2, v) sums over images of the standard deviation and the variance
+      over the orbit, v at least u and whole vectors; empty if not wanted.
+    moments: (t, 3, v) of each element over images; empty if not wanted.
+    tile: (t, b, w) of the thread, w at least the units of a block.
+    rows: of the thread, as `columns.add_columns` takes it.
+    line: of the thread, likewise.
   """
   begin, end, block = share
+  channels = x.shape[3]
+  sums = (spread, moments, np.zeros((2, 0)))
+  none = np.zeros((0, 2), np.int64)
   for first in range(begin, end, block):
     last = min(first + block, end)
-    _add_undone(
-      x,
-      r,
-      indices,
-      weights,
-      first,
-      last,
-      seen,
-      errors,
-      spread,
-      moments,
-      work,
-      maps[: last - first],
-    )
+    if channels % LANES == 0:
+      _undo_many(x, r, indices, weights, first, last, tile, errors)
+    else:
+      _undo_few(x, r, indices, weights, first, last, tile, errors)
+    if spread.size > 0:
+      width, low = (last - first) * channels, first * channels
+      if width % LANES > 0:
+        tile[:, :, width : width + LANES - width % LANES] = 0
+      add_columns(tile, 0, width, low, seen, sums, (none, none), rows, line)
 
 
 @numba.njit(**FAST)

@@ -1,4 +1,4 @@
-"""Mean and spread of every unit, over images and over the orbit."""
+"""Mean and spread of every unit of the untransformed images."""
 
 import numba
 import numpy as np
@@ -7,7 +7,7 @@ from analysis.kernels import FAST
 
 
 @numba.njit(**FAST)
-def add_deviations(x, origin, total, squares):
+def _add_deviations(x, origin, total, squares):
   """Adds x less an origin, and its square, unit by unit."""
   for k in range(x.size):
     d = x[k] - origin[k]
@@ -16,7 +16,7 @@ def add_deviations(x, origin, total, squares):
 
 
 @numba.njit(**FAST)
-def move_origin(origin, total, squares, count):
+def _move_origin(origin, total, squares, count):
   """The sums from an origin become those from the mean, as it is rounded."""
   for k in range(origin.size):
     step = total[k] / count
@@ -28,16 +28,6 @@ def move_origin(origin, total, squares, count):
 
 
 @numba.njit(**FAST)
-def add_deviation(total, squares, count, deviations, within):
-  """Adds the standard deviation and the variance that sums come to."""
-  for k in range(total.size):
-    value = squares[k] - total[k] * total[k] / count
-    value = max(value, np.float32(0)) / (count - np.float32(1))
-    deviations[k] += np.sqrt(value)
-    within[k] += value
-
-
-@numba.njit(**FAST)
 def add_moments(values, low, high, moments, seen):
   """Adds images to running moments of every unit."""
   origin, total = moments[0, low:high], moments[1, low:high]
@@ -45,34 +35,8 @@ def add_moments(values, low, high, moments, seen):
   if seen == 0:
     origin[:] = values[0, low:high]
   for i in range(values.shape[0]):
-    add_deviations(values[i, low:high], origin, total, squares)
-  move_origin(origin, total, squares, np.float32(seen + values.shape[0]))
-
-
-@numba.njit(**FAST)
-def add_spreads(x, low, high, spread, moments, seen, work):
-  """Adds the spread over the orbit, and over images for each element."""
-  elements, images = x.shape[0], x.shape[1]
-  width = high - low
-  work[:] = 0
-  for t in range(elements):
-    origin, total = moments[t, 0, low:high], moments[t, 1, low:high]
-    squares = moments[t, 2, low:high]
-    if seen == 0:
-      origin[:] = x[t, 0, low:high]
-    for i in range(images):
-      values = x[t, i, low:high]
-      add_deviations(values, x[0, i, low:high], work[0, i], work[1, i])
-      add_deviations(values, origin, total, squares)
-    move_origin(origin, total, squares, np.float32(seen + images))
-  for i in range(images):
-    add_deviation(
-      work[0, i, :width],
-      work[1, i, :width],
-      np.float32(elements),
-      spread[0, low:high],
-      spread[1, low:high],
-    )
+    _add_deviations(values[i, low:high], origin, total, squares)
+  _move_origin(origin, total, squares, np.float32(seen + values.shape[0]))
 
 
 @numba.njit(**FAST)

@@ -4,7 +4,12 @@ import numba
 import numpy as np
 
 from analysis.kernels import FAST
-from analysis.kernels.pairs import subtract
+
+
+@numba.njit(**FAST)
+def _subtract(x, origin, out):
+  for k in range(out.size):
+    out[k] = x[k] - origin[k]
 
 
 @numba.njit(**FAST)
@@ -32,10 +37,19 @@ def _three_products(x, r, mean):
 
 @numba.njit(**FAST)
 def add_distances(x, r, low, high, squares):
-  """Adds ||x - r||^2 to squares (t, b)."""
+  """Adds ||x - r||^2 to squares (t, b).
+
+  Args:
+    x: (t, b, w), which begins with the units low to high.
+    r: (b, u).
+    low: first unit.
+    high: last unit, excluded.
+    squares: (t, b).
+  """
+  width = high - low
   for t in range(x.shape[0]):
     for i in range(x.shape[1]):
-      squares[t, i] += _squared_distance(x[t, i, low:high], r[i, low:high])
+      squares[t, i] += _squared_distance(x[t, i, :width], r[i, low:high])
 
 
 @numba.njit(**FAST)
@@ -45,11 +59,11 @@ def add_products(x, r, mean, low, high, squares, products, own):
   That is (x - mean).(r - mean) and ||x - mean||^2, to products (2, t, b), and
   ||r - mean||^2, to own (b,).
   """
-  centre = mean[low:high]
+  width, centre = high - low, mean[low:high]
   for t in range(x.shape[0]):
     for i in range(x.shape[1]):
       distance, product, square = _three_products(
-        x[t, i, low:high], r[i, low:high], centre
+        x[t, i, :width], r[i, low:high], centre
       )
       squares[t, i] += distance
       products[0, t, i] += product
@@ -83,12 +97,20 @@ def _four_dots(a, b, c, d, e):
 
 @numba.njit(**FAST)
 def add_grams(x, low, high, grams, rows):
-  """Adds inner products of images less the first one, of each element."""
+  """Adds inner products of images less the first one, of each element.
+
+  Args:
+    x: (t, b, u).
+    low: first unit.
+    high: last unit, excluded.
+    grams: (t, b, b), of which the lower triangle is added to.
+    rows: (b, >= units) of the thread.
+  """
   width = high - low
   for t in range(x.shape[0]):
     for i in range(1, x.shape[1]):
       a = rows[i, :width]
-      subtract(x[t, i, low:high], x[t, 0, low:high], a)
+      _subtract(x[t, i, low:high], x[t, 0, low:high], a)
       j = 1
       while j + 4 <= i + 1:
         sums = _four_dots(
@@ -116,21 +138,5 @@ def add_firing(x, r, low, high, thresholds, counted, fires, local):
         if sign * r[i, k] > thresholds[s, k]:
           fires[s, k] += 1
           for t in range(x.shape[0]):
-            if counted[t] != 0 and sign * x[t, i, k] > thresholds[s, k]:
+            if counted[t] != 0 and sign * x[t, i, k - low] > thresholds[s, k]:
               local[s, k] += 1
-
-
-@numba.njit(**FAST)
-def _sum_of_tiny(x):
-  result = np.float32(0)
-  for k in range(x.size):
-    result += np.float32(1e-30) * x[k]
-  return result
-
-
-@numba.njit(**FAST)
-def add_finite(x, low, high, finite):
-  """Adds to finite (t,) what is not finite if a value is not."""
-  for t in range(x.shape[0]):
-    for i in range(x.shape[1]):
-      finite[t] += _sum_of_tiny(x[t, i, low:high])

@@ -3,15 +3,10 @@
 import numba
 
 from analysis.kernels import FAST
-from analysis.kernels.moments import add_moments, add_spreads
-from analysis.kernels.pairs import (
-  add_few_pairs,
-  add_many_pairs,
-  add_pairs_over_orbit,
-)
+from analysis.kernels.columns import add_columns, copy_tile
+from analysis.kernels.moments import add_moments
 from analysis.kernels.products import (
   add_distances,
-  add_finite,
   add_firing,
   add_grams,
   add_products,
@@ -44,38 +39,34 @@ def add_units(
     tile: units at a time.
     seen: images of earlier steps.
     known: (mean (u,), thresholds (2, u), counted (t,)).
-    networks: comparators for t and for b rows; the latter empty for few images.
-    by_unit: (reference (3, u), spread (2, u), moments (t, 3, u), pairs (2, u),
-      firing (2, 2, u)), which threads share.
+    networks: comparators for t and for b rows; empty for few.
+    by_unit: (reference (3, u), spread (2, v), moments (t, 3, v), pairs (2, v),
+      firing (2, 2, u)), which threads share; v fills whole vectors.
     by_image: (squares (t, b), products (2, t, b), own (b,), grams (t, b, b),
       gram (1, b, b), finite (t,)) of the thread.
-    scratch: (work, rows, line, gram_rows) of the thread.
+    scratch: (copies (t, b, w), w more than `tile`, rows, line, gram_rows (b,
+      tile)) of the thread.
   """
   mean, thresholds, counted = known
-  over_orbit, over_images = networks
   reference, spread, moments, pairs, firing = by_unit
   squares, products, own, grams, gram, finite = by_image
-  work, rows, line, gram_rows = scratch
+  copies, rows, line, gram_rows = scratch
+  sums = (spread, moments, pairs)
   for low in range(first, last, tile):
     high = min(low + tile, last)
-    if finite.size > 0:
-      add_finite(x, low, high, finite)
+    width = high - low
+    copy_tile(x, low, high, copies, finite)
     if reference.size > 0:
       add_moments(r, low, high, reference, seen)
-    if spread.size > 0:
-      add_spreads(x, low, high, spread, moments, seen, work)
     if products.size > 0:
-      add_products(x, r, mean, low, high, squares, products, own)
+      add_products(copies, r, mean, low, high, squares, products, own)
     elif squares.size > 0:
-      add_distances(x, r, low, high, squares)
-    if pairs.size > 0:
-      add_pairs_over_orbit(x, low, high, over_orbit, pairs[0], rows, line)
-      if over_images.size > 0:
-        add_many_pairs(x, low, high, over_images, pairs[1], rows, line)
-      else:
-        add_few_pairs(x, low, high, pairs[1], line)
+      add_distances(copies, r, low, high, squares)
+    if spread.size > 0:
+      add_columns(copies, 0, width, low, seen, sums, networks, rows, line)
     if grams.size > 0:
-      add_grams(x, low, high, grams, gram_rows)
+      add_grams(copies, 0, width, grams, gram_rows)
       add_grams(r.reshape(1, *r.shape), low, high, gram, gram_rows)
     if firing.size > 0:
-      add_firing(x, r, low, high, thresholds, counted, firing[0], firing[1])
+      fires, local = firing[0], firing[1]
+      add_firing(copies, r, low, high, thresholds, counted, fires, local)

@@ -1,0 +1,250 @@
+"""Spread and pair differences of units, a vector of units at a time.
+
+What is read of a vector of units, over all elements and images, stays in the
+first-level cache while both spreads and both pair sums are taken of it.
+"""
+
+import numba
+import numpy as np
+
+from analysis.kernels import FAST, INLINE
+from analysis.kernels.vectors import (
+  LANES,
+  largest,
+  least,
+  load,
+  multiply_add,
+  root,
+  splat,
+  store,
+  total,
+)
+
+# So many values are compared each with each; more are sorted.
+FEW = 40
+
+
+@numba.njit(**INLINE)
+def _sort(rows, comparators):
+  for k in range(comparators.shape[0]):
+    one, other = comparators[k, 0] * LANES, comparators[k, 1] * LANES
+    a, b = load(rows, one), load(rows, other)
+    store(rows, one, least(a, b))
+    store(rows, other, largest(a, b))
+
+
+@numba.njit(**INLINE)
+def _sorted_pair_sum(rows, count, comparators):
+  """Sum of |a - b| over all pairs of rows, which are then sorted.
+
+  Sorted, the k-th of n values is on the high side of k pairs and on the low
+  side of the others: the sum is that of (2 k - n + 1) times it, k from 0.
+  """
+  _sort(rows, comparators)
+  result = splat(np.float32(0))
+  for k in range(count):
+    factor = splat(np.float32(2 * k - count + 1))
+    result = multiply_add(factor, load(rows, k * LANES), result)
+  return result
+
+
+@numba.njit(**INLINE)
+def _sum_of_largest(rows, count):
+  """Sum over all pairs of rows of the larger one."""
+  zero = splat(np.float32(0))
+  one, two, three, four = zero, zero, zero, zero
+  i = 0
+  while i + 4 <= count:
+    place = i * LANES
+    a, b = load(rows, place), load(rows, place + LANES)
+    c, d = load(rows, place + 2 * LANES), load(rows, place + 3 * LANES)
+    one = one + largest(a, b) + largest(c, d)
+    two = two + largest(a, c) + largest(b, d)
+    three = three + largest(a, d) + largest(b, c)
+    for j in range(i + 4, count):
+      e = load(rows, j * LANES)
+      one = one + largest(a, e)
+      two = two + largest(b, e)
+      three = three + largest(c, e)
+      four = four + largest(d, e)
+    i += 4
+  while i < count:
+    a = load(rows, i * LANES)
+    for j in range(i + 1, count):
+      one = one + largest(a, load(rows, j * LANES))
+    i += 1
+  return (one + two) + (three + four)
+
+
+@numba.njit(**INLINE)
+def _pair_sum(rows, count, summed, comparators):
+  """Sum of |a - b| over all pairs of rows, whose sum is known.
+
+  |a - b| is twice the larger one less a and b.
+  """
+  if comparators.shape[0] > 0:
+    return _sorted_pair_sum(rows, count, comparators)
+  higher = _sum_of_largest(rows, count)
+  return higher + higher - summed * splat(np.float32(count - 1))
+
+
+@numba.njit(**FAST)
+def copy_tile(x, low, high, tile, finite):
+  """Copies units to a tile, and adds what is not finite if a value is not.
+
+  In the tile rows lie close together. In x they may be a power of two apart:
+  then all rows of a unit would compete for the same few lines of the cache.
+
+  Args:
+    x: (t, b, u).
+    low: first unit.
+    high: last unit, excluded.
+    tile: (t, b, w), w at least as many units as fill whole vectors; the rest of
+      the last vector becomes 0.
+    finite: (t,).
+  """
+  elements, images, units = x.shape
+  values, copies = x.reshape(-1), tile.reshape(-1)
+  whole = (high - low) // LANES * LANES
+  for t in range(elements):
+    # A number less itself is 0; infinity and NaN are NaN.
+    rest = splat(np.float32(0))
+    for i in range(images):
+      place = (t * images + i) * units + low
+      own = (t * images + i) * tile.shape[2]
+      for k in range(0, whole, LANES):
+        value = load(values, place + k)
+        rest = rest + (value - value)
+        store(copies, own + k, value)
+      if whole < high - low:
+        store(copies, own + whole, splat(np.float32(0)))
+        for k in range(whole, high - low):
+          copies[own + k] = values[place + k]
+        value = load(copies, own + whole)
+        rest = rest + (value - value)
+    finite[t] += total(rest)
+
+
+@numba.njit(**INLINE)
+def _add(sums, at, value):
+  store(sums, at, load(sums, at) + value)
+
+
+@numba.njit(**INLINE)
+def _add_double(sums, at, value, line):
+  store(line, 0, value)
+  for j in range(LANES):
+    sums[at + j] += line[j]
+
+
+@numba.njit(**INLINE)
+def _over_orbit(x, first, shape, at, spread, pairs, comparators, rows, line):
+  """Adds the spread and the pairs of elements, image by image."""
+  elements, images, units = shape
+  zero = splat(np.float32(0))
+  share = splat(np.float32(1) / np.float32(elements))
+  free = splat(np.float32(1) / np.float32(elements - 1))
+  deviations, within, distance = zero, zero, zero
+  for i in range(images):
+    place = first + i * units
+    origin = load(x, place)
+    summed, squares = zero, zero
+    for t in range(elements):
+      value = load(x, place + t * images * units) - origin
+      summed = summed + value
+      squares = multiply_add(value, value, squares)
+      if pairs.size > 0:
+        store(rows, t * LANES, value)
+    variance = largest(squares - summed * summed * share, zero) * free
+    deviations, within = deviations + root(variance), within + variance
+    if pairs.size > 0:
+      distance = distance + _pair_sum(rows, elements, summed, comparators)
+  if spread.size > 0:
+    _add(spread, at, deviations)
+    _add(spread, at + spread.size // 2, within)
+  if pairs.size > 0:
+    _add_double(pairs, at, distance, line)
+
+
+@numba.njit(**INLINE)
+def _move_origin(moments, at, stride, summed, squares, count):
+  """The sums from an origin become those from the mean, as it is rounded."""
+  origin = load(moments, at)
+  new = origin + summed * splat(np.float32(1) / count)
+  step = new - origin
+  whole = splat(count) * step
+  squares = squares - step * (summed + summed - whole)
+  store(moments, at, new)
+  store(moments, at + stride, summed - whole)
+  store(moments, at + 2 * stride, squares)
+
+
+@numba.njit(**INLINE)
+def _over_images(
+  x, first, shape, at, seen, moments, pairs, comparators, rows, line
+):
+  """Adds the moments and the pairs of images, element by element."""
+  elements, images, units = shape
+  stride = moments.size // (3 * elements)
+  count = np.float32(seen + images)
+  distance = splat(np.float32(0))
+  for t in range(elements):
+    place, own = first + t * images * units, at + 3 * t * stride
+    if seen == 0:
+      store(moments, own, load(x, place))
+    origin = load(moments, own)
+    mine = splat(np.float32(0))
+    squares = load(moments, own + 2 * stride)
+    for i in range(images):
+      value = load(x, place + i * units) - origin
+      mine = mine + value
+      squares = multiply_add(value, value, squares)
+      if pairs.size > 0:
+        store(rows, i * LANES, value)
+    summed = mine + load(moments, own + stride)
+    _move_origin(moments, own, stride, summed, squares, count)
+    if pairs.size > 0:
+      distance = distance + _pair_sum(rows, images, mine, comparators)
+  if pairs.size > 0:
+    _add_double(pairs, at, distance, line)
+
+
+@numba.njit(**FAST)
+def add_columns(x, low, high, at, seen, sums, networks, rows, line):
+  """Adds spreads and pair differences of the units low to high.
+
+  Args:
+    x: (t, b, u), u a multiple of `LANES`.
+    low: first unit.
+    high: last unit, excluded, as many more as fill a vector.
+    at: place of the first in the sums.
+    seen: images of earlier steps.
+    sums: (spread (2, v), moments (t, 3, v), pairs (2, v)): sums over images of
+      standard deviation and variance over the orbit; origin, sum and sum of
+      squares over images; absolute differences of elements and of images. The
+      last may be empty: then not wanted.
+    networks: comparators that sort t, and b, values; empty for few.
+    rows: (max(t, b), LANES) of the thread.
+    line: (LANES,) of the thread.
+  """
+  spread, moments, pairs = sums
+  over_orbit, over_images = networks
+  values, scratch = x.reshape(-1), rows.reshape(-1)
+  spreads, each = spread.reshape(-1), moments.reshape(-1)
+  for k in range(low, high, LANES):
+    place = at + k - low
+    _over_orbit(
+      values, k, x.shape, place, spreads, pairs[0], over_orbit, scratch, line
+    )
+    _over_images(
+      values,
+      k,
+      x.shape,
+      place,
+      seen,
+      each,
+      pairs[1],
+      over_images,
+      scratch,
+      line,
+    )

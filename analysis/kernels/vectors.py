@@ -1,0 +1,185 @@
+"""Vectors of float32 for Numba: what one instruction works on, by name.
+
+Numba turns a loop into vector instructions only if it can prove that no two of
+its arrays overlap, or check it at little cost; not if there are many. Loops
+over these vectors need no proof, and keep them in registers. LLVM cuts them to
+what the processor has.
+"""
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic, models, overload, register_model
+
+# Values of a vector; arrays that are loaded from hold a multiple of as many.
+LANES = 16
+
+_IR = ir.VectorType(ir.FloatType(), LANES)
+
+
+class VectorType(types.Type):
+  """Numba's type of a vector."""
+
+  def __init__(self) -> None:
+    super().__init__(name=f"Float32x{LANES}")
+
+
+_VECTOR = VectorType()
+
+
+@register_model(VectorType)
+class _VectorModel(models.PrimitiveModel):
+  def __init__(self, manager: Any, kind: Any) -> None:
+    super().__init__(manager, kind, _IR)
+
+
+def _place(context: Any, builder: Any, kind: Any, array: Any, at: Any) -> Any:
+  """Pointer to the vector that begins at an element of a flat array."""
+  data = context.make_array(kind)(context, builder, array).data
+  element = builder.gep(data, [at], inbounds=True)
+  return builder.bitcast(element, _IR.as_pointer())
+
+
+@intrinsic
+def load(typing: Any, array: Any, at: Any) -> Any:
+  """The vector at a place of a flat contiguous array."""
+
+  def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    place = _place(context, builder, signature.args[0], *args)
+    return builder.load(place, align=4)
+
+  return _VECTOR(array, types.intp), generate
+
+
+@intrinsic
+def store(typing: Any, array: Any, at: Any, value: Any) -> Any:
+  """Writes a vector to a place of a flat contiguous array."""
+
+  def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    place = _place(context, builder, signature.args[0], *args[:2])
+    builder.store(args[2], place, align=4)
+    return context.get_dummy_value()
+
+  return types.void(array, types.intp, _VECTOR), generate
+
+
+@intrinsic
+def splat(typing: Any, value: Any) -> Any:
+  """A vector of one number."""
+
+  def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    one = builder.insert_element(
+      ir.Constant(_IR, ir.Undefined), args[0], ir.Constant(ir.IntType(32), 0)
+    )
+    lanes = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+    return builder.shuffle_vector(one, ir.Constant(_IR, ir.Undefined), lanes)
+
+  return _VECTOR(types.float32), generate
+
+
+def _called(name: str, arguments: int, flags: tuple[str, ...] = ()) -> Callable:
+  """A function of vectors that LLVM knows under a name."""
+
+  def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    kind = ir.FunctionType(_IR, [_IR] * arguments)
+    full = f"llvm.{name}.v{LANES}f32"
+    function = cgutils.get_or_insert_function(builder.module, kind, full)
+    return builder.call(function, args, fastmath=flags)
+
+  return generate
+
+
+@intrinsic
+def multiply_add(typing: Any, a: Any, b: Any, c: Any) -> Any:
+  """A b + c, rounded once."""
+  return _VECTOR(_VECTOR, _VECTOR, _VECTOR), _called("fma", 3)
+
+
+@intrinsic
+def root(typing: Any, a: Any) -> Any:
+  """Square roots."""
+  return _VECTOR(_VECTOR), _called("sqrt", 1)
+
+
+# One instruction each, if it does not matter what becomes of NaN.
+_NUMBERS = ("nnan", "nsz")
+
+
+@intrinsic
+def least(typing: Any, a: Any, b: Any) -> Any:
+  """The lesser of two numbers."""
+  return _VECTOR(_VECTOR, _VECTOR), _called("minnum", 2, _NUMBERS)
+
+
+@intrinsic
+def largest(typing: Any, a: Any, b: Any) -> Any:
+  """The greater of two numbers."""
+  return _VECTOR(_VECTOR, _VECTOR), _called("maxnum", 2, _NUMBERS)
+
+
+def _arithmetic(operation: Callable, method: str) -> None:
+  """Lets an operator work on vectors."""
+
+  @intrinsic
+  def compute(typing: Any, a: Any, b: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+      return getattr(builder, method)(*args)
+
+    return _VECTOR(_VECTOR, _VECTOR), generate
+
+  # Numba compares the names and types of the arguments of both.
+  @overload(operation)
+  def on_vectors(a, b):
+    if isinstance(a, VectorType) and isinstance(b, VectorType):
+      return lambda a, b: compute(a, b)
+    return None
+
+
+_arithmetic(operator.add, "fadd")
+_arithmetic(operator.sub, "fsub")
+_arithmetic(operator.mul, "fmul")
+_arithmetic(operator.truediv, "fdiv")
+
+
+@intrinsic
+def total(typing: Any, a: Any) -> Any:
+  """The sum of a vector's values, pair by pair."""
+
+  def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    values, width = args[0], LANES
+    none = ir.Constant(_IR, ir.Undefined)
+    while width > 1:
+      width //= 2
+      order = [*range(width, 2 * width)]
+      order += [0] * (LANES - width)
+      lanes = ir.Constant(ir.VectorType(ir.IntType(32), LANES), order)
+      upper = builder.shuffle_vector(values, none, lanes)
+      values = builder.fadd(values, upper)
+    return builder.extract_element(values, ir.Constant(ir.IntType(32), 0))
+
+  return types.float32(_VECTOR), generate
+
+
+def padded(units: int) -> int:
+  """The next multiple of a vector's values."""
+  return -(-units // LANES) * LANES
+
+
+def empty(*shape: int, dtype: Any = np.float32) -> np.ndarray:
+  """An array of which no vector lies in two lines of the cache."""
+  size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+  line = 4 * LANES
+  memory = np.empty(size + line, np.uint8)
+  first = -memory.ctypes.data % line
+  return memory[first : first + size].view(dtype).reshape(shape)
+
+
+def zeros(*shape: int, dtype: Any = np.float32) -> np.ndarray:
+  """Zeros of which no vector lies in two lines of the cache."""
+  result = empty(*shape, dtype=dtype)
+  result[...] = 0
+  return result
