@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from analysis import gradients, native, references, streaming
+from analysis import activations, gradients, native, references, streaming
 from analysis.actions import (
   Geometry,
   Orbit,
@@ -16,6 +16,7 @@ from analysis.actions import (
   image_taps,
   map_actions,
 )
+from analysis.activations import OUTPUT_KEY
 from analysis.measures import (
   Elements,
   Images,
@@ -23,7 +24,7 @@ from analysis.measures import (
   Statistics,
 )
 from analysis.measures.yardstick import yardstick
-from analysis.streaming import OUTPUT, OUTPUT_KEY, Batch, Layer
+from analysis.streaming import OUTPUT, Batch, Layer
 from analysis.tables import ALL_LAYERS, Result
 from analysis.totals import Totals
 
@@ -152,7 +153,7 @@ def statistics(run: Pass) -> dict[str, Statistics]:
       for name, u in units.items()
     }
   for batch in streaming.batches(run.images, run.labels, size):
-    values = streaming.reference(run.fn, batch.images)
+    values = activations.reference(run.fn, batch.images)
     used = marks[batch.index]
     if loops is not None:
       loops.step(values, int(batch.weight.sum()), used)
@@ -229,9 +230,11 @@ def measure_orbit(
     done = int(batch.weight.sum())
     batch = place.split(batch)
     if totals is not None and sizes.chunk == sizes.batch:
-      seen = streaming.forward_at_once(fn, batch.images, taps, border=o.border)
+      seen = activations.forward_at_once(
+        fn, batch.images, taps, border=o.border
+      )
     else:
-      seen = streaming.forward(
+      seen = activations.forward(
         fn, batch.images, taps, border=o.border, chunk=sizes.chunk
       )
     changes, reduced = {}, {}
@@ -241,7 +244,7 @@ def measure_orbit(
       changes = {k: {OUTPUT_KEY: v} for k, v in outputs.items()}
     elif kinds:
       changes = _differentiated(
-        streaming.tangents, fn, batch.images, family=o.family, kinds=kinds
+        activations.tangents, fn, batch.images, family=o.family, kinds=kinds
       )
     seen_images = Images(batch.images, seen.moved)
     for layer in layers:

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from analysis import gradients, native, streaming
+from analysis import activations, gradients, native, streaming
 from analysis.actions import Orbit
+from analysis.activations import OUTPUT_KEY
 from analysis.measures import (
   Elements,
   Images,
@@ -26,7 +27,7 @@ from analysis.measures import (
   reduced,
   reductions,
 )
-from analysis.streaming import OUTPUT_KEY, Batch, Layer
+from analysis.streaming import Batch, Layer
 from models import platform
 
 
@@ -104,7 +105,7 @@ class Totals:
     return outputs
 
   def step(
-    self, seen: streaming.Activations, batch: Batch
+    self, seen: activations.Activations, batch: Batch
   ) -> dict[str, reduced.Reductions]:
     """Adds the activations of a step.
 
@@ -196,12 +197,14 @@ def _run_add_tangents(
   kinds: tuple[str, ...],
 ) -> tuple[Any, dict[str, Array]]:
   """Adds {kind: {layer: Tangents}}; gives those of the output by kind too."""
-  before = streaming.flat(fn, images)
+  before = activations.flat(fn, images)
   shapes = {k: a.shape for k, a in jax.eval_shape(fn, images)[1].items()}
   result, outputs = {}, {}
   for kind in kinds:
     moves = gradients.directions(images, family, kind)
-    change = gradients.tangents(lambda x: streaming.flat(fn, x), images, moves)
+    change = gradients.tangents(
+      lambda x: activations.flat(fn, x), images, moves
+    )
     outputs[kind] = change[OUTPUT_KEY]
     if kind not in gradients.GRADIENTS:
       continue
