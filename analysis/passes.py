@@ -255,7 +255,7 @@ def measure_orbit(
         layer,
         groups[key],
         states[key],
-        (seen.reference[key], seen.transformed[key]),
+        (jnp.asarray(seen.reference[key]), jnp.asarray(seen.transformed[key])),
         batch,
         images=seen_images,
         elements=fixed,
