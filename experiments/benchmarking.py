@@ -1,52 +1,27 @@
-"""Paired timing of two processes, and the peak memory of one."""
+"""What `experiments.benchmark` compares on a CPU, and the peak memory of it."""
 
-import contextlib
-import importlib.metadata
-import importlib.util
-import json
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-
-from analysis.statistics import t_interval
-from experiments import store
+from experiments import pairing
 from experiments.errors import ExperimentError, UsageError
-
-Row = dict[str, Any]  # a line of results/benchmark.json
+from experiments.pairing import Comparison, Row
 
 # Both sides of a comparison must have computed the same thing: the loss to
 # float32 rounding; normalised variances to the difference between our bilinear
 # rotation and tmeasures' own; accuracies up to a tie.
 _AGREEMENT = {"train": 2e-3, "measure": 0.05, "overhead": 1e-3}
+# Of few elements, the two divide by other numbers: by n, and by n - 1.
+_SMOKE_AGREEMENT = _AGREEMENT | {"measure": 0.5}
 
+_STUDY = "peak memory of a quick study"
+_PASS = "peak memory of all measures, {:,} images x 48 transformations"
 _MEMORY_LIMIT_GIB = 3.0
 _PASS_LIMIT_GIB = 2.0
-
-
-class Comparison(NamedTuple):
-  """Our job against a peer's.
-
-  Attributes:
-    name: what is done.
-    ours: arguments of `experiments.workloads` for our side.
-    peer: and for the peer's.
-    peer_name: the peer with its version's package, for tables.
-    package: the peer's distribution, whose version is printed.
-    unit: of the items a second.
-  """
-
-  name: str
-  ours: tuple[str, ...]
-  peer: tuple[str, ...]
-  peer_name: str
-  package: str
-  unit: str
 
 
 def _training(pooling: str, peer: str, name: str, package: str) -> Comparison:
@@ -109,162 +84,74 @@ COMPARISONS: dict[str, list[Comparison]] = {
 }
 
 
-def run(job: str, rounds: int, cores: int) -> Iterator[Row]:
+def run(
+  job: str, rounds: int, cores: int, *, only: str = "", smoke: bool = False
+) -> Iterator[Row]:
   """Runs the comparisons of a job.
 
   Args:
     job: "train", "measure", "overhead" or "memory".
     rounds: timed blocks of each side.
     cores: cores that every process is bound to.
+    only: lines whose name or peer contains this; all if empty.
+    smoke: whether to try it out: tiny networks and few images, one comparison
+      with each peer that is installed. Its numbers mean nothing.
 
   Yields:
     Lines of results/benchmark.json as they are there.
 
   Raises:
-    UsageError: an unknown job, more cores than there are, or peers that are
-      not installed.
+    UsageError: an unknown job, too few rounds, more cores than there are, or
+      peers that are not installed.
     ExperimentError: a side fails, or the two compute different things.
   """
   if job not in (*COMPARISONS, "memory"):
     raise UsageError(
       f"--jobs={job} is unknown; known are {', '.join(COMPARISONS)}, memory"
     )
+  pairing.check_rounds(rounds, smoke=smoke)
+  bound = bound_cores(cores)
+  if job == "memory":
+    if only in _STUDY and not smoke:
+      yield peak_memory()
+    for images in (250, 1000):
+      if only in _PASS.format(images):
+        yield _pass_memory(images, bound, smoke)
+    return
+  tolerance = (_SMOKE_AGREEMENT if smoke else _AGREEMENT)[job]
+  for comparison in _tried(job) if smoke else COMPARISONS[job]:
+    if only not in comparison.name and only not in comparison.peer_name:
+      continue
+    if not pairing.installed(comparison.package):
+      raise UsageError(
+        f"{comparison.package} is not installed: run make bench, or pip install"
+        " -r requirements-bench.txt"
+      )
+    yield from pairing.compare(comparison, rounds, bound, tolerance)
+
+
+def bound_cores(cores: int) -> list[int]:
+  """The first so many cores that this process may use.
+
+  Raises:
+    UsageError: more than there are, or no way to bind processes to them.
+  """
   if not hasattr(os, "sched_getaffinity"):
     raise UsageError("timing binds processes to cores, which needs Linux")
   available = sorted(os.sched_getaffinity(0))
   if cores > len(available):
     raise UsageError(f"--cores={cores} is more than the {len(available)} here")
-  if job == "memory":
-    yield peak_memory()
-    for images in (250, 1000):
-      yield _pass_memory(images, available[:cores])
-    return
-  for comparison in COMPARISONS[job]:
-    if importlib.util.find_spec(comparison.package) is None:
-      raise UsageError(
-        f"{comparison.package} is not installed: run make bench, or pip install"
-        " -r requirements-bench.txt"
-      )
-    yield from compare(comparison, rounds, available[:cores], _AGREEMENT[job])
+  return available[:cores]
 
 
-def compare(
-  comparison: Comparison, rounds: int, cores: list[int], tolerance: float
-) -> Iterator[Row]:
-  """Times both sides in turn.
-
-  Args:
-    comparison: the two sides.
-    rounds: timed blocks of each, after one that is reported apart.
-    cores: the cores that both are bound to.
-    tolerance: difference allowed between what they compute, relative or
-      absolute (a loss gets near 0).
-
-  Yields:
-    The steady state, then the first block.
-
-  Raises:
-    ExperimentError: a side fails, or the two compute different things.
-  """
-  with (
-    _worker(comparison.ours, cores) as ours,
-    _worker(comparison.peer, cores) as peer,
-  ):
-    pairs = []
-    for _ in range(rounds + 1):
-      one, other = ours.block(), peer.block()
-      if not np.isclose(one["value"], other["value"], tolerance, tolerance):
-        raise ExperimentError(
-          f"{comparison.name}: ours gives {one['value']},"
-          f" {comparison.peer_name} {other['value']}: not the same job"
-        )
-      pairs.append(
-        (one["items"] / one["seconds"], other["items"] / other["seconds"])
-      )
-  yield _row(comparison, comparison.name, pairs[1:])
-  first = f"{comparison.name}, first block with compilation"
-  yield _row(comparison, first, pairs[:1])
-
-
-def _row(
-  comparison: Comparison, name: str, pairs: list[tuple[float, float]]
-) -> Row:
-  """Medians of both sides, and their ratio with its interval."""
-  rates = np.array(pairs)
-  logs = t_interval(list(np.log(rates[:, 0] / rates[:, 1])))
-  version = importlib.metadata.version(comparison.package)
-  return {
-    "name": name,
-    "ours": _digits(np.median(rates[:, 0])),
-    "peer": _digits(np.median(rates[:, 1])),
-    "peer_name": f"{comparison.peer_name} {version}",
-    "unit": comparison.unit,
-    "ratio": _digits(np.exp(logs.mean)),
-    "ratio_low": _digits(np.exp(logs.low)),
-    "ratio_high": _digits(np.exp(logs.high)),
-    "rounds": len(pairs),
-  }
-
-
-def _digits(value: Any) -> float | None:
-  """Four significant digits; None for NaN, which JSON does not have."""
-  return None if np.isnan(value) else float(f"{value:.4g}")
-
-
-class _Worker:
-  """A process of `experiments.workloads`."""
-
-  def __init__(
-    self, name: str, process: subprocess.Popen[str], log: Path
-  ) -> None:
-    self._name, self._process, self._log = name, process, log
-
-  def block(self) -> dict[str, float]:
-    """Lets it do one block of work."""
-    stdin, stdout = self._process.stdin, self._process.stdout
-    assert stdin is not None
-    assert stdout is not None
-    with contextlib.suppress(BrokenPipeError):
-      stdin.write("block\n")
-      stdin.flush()
-    answer = stdout.readline()
-    if not answer:
-      lines = self._log.read_text(errors="replace").strip().splitlines()
-      raise ExperimentError(
-        f"{self._name} failed: {lines[-1] if lines else 'no message'}"
-      )
-    return json.loads(answer)
-
-
-def _command(arguments: tuple[str, ...]) -> list[str]:
-  """What python runs for one side."""
-  return ["-m", "experiments.workloads", *arguments]
-
-
-@contextlib.contextmanager
-def _worker(arguments: tuple[str, ...], cores: list[int]) -> Iterator[_Worker]:
-  """Starts a worker bound to some cores; ends it whatever happens."""
-  environment = os.environ | {
-    "NPROC": str(len(cores)),  # threads that XLA starts
-    "OMP_NUM_THREADS": str(len(cores)),
-  }
-  pinned = ",".join(map(str, cores))
-  with tempfile.TemporaryDirectory() as folder:
-    log = Path(folder) / "stderr"
-    with log.open("w") as errors:
-      process = subprocess.Popen(
-        [sys.executable, *_command(arguments), f"--cores={pinned}"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=errors,
-        env=environment,
-        text=True,
-      )
-    try:
-      yield _Worker(arguments[0], process, log)
-    finally:
-      process.kill()
-      process.communicate()
+def _tried(job: str) -> list[Comparison]:
+  """The first comparison with each peer that is here, tiny."""
+  first = {c.peer_name: c for c in reversed(COMPARISONS[job])}
+  return [
+    c._replace(ours=(*c.ours, "--smoke"), peer=(*c.peer, "--smoke"))
+    for c in reversed(first.values())
+    if pairing.installed(c.package)
+  ]
 
 
 def peak_memory() -> Row:
@@ -292,16 +179,16 @@ def peak_memory() -> Row:
       f"the quick study ended with exit code {process.returncode}"
     )
   gib = peak_gib(usage)
-  return _memory_row("peak memory of a quick study", gib, _MEMORY_LIMIT_GIB)
+  return _memory_row(_STUDY, gib, _MEMORY_LIMIT_GIB)
 
 
-def _pass_memory(images: int, cores: list[int]) -> Row:
+def _pass_memory(images: int, cores: list[int], smoke: bool) -> Row:
   """Largest resident memory of a process that measures with all measures."""
   arguments = ("measure_network", "--measures=all", f"--images={images}")
-  with _worker(arguments, cores) as worker:
+  arguments += ("--smoke",) if smoke else ()
+  with pairing.worker(arguments, cores) as worker:
     gib = worker.block()["gib"]
-  name = f"peak memory of all measures, {images:,} images x 48 transformations"
-  return _memory_row(name, gib, _PASS_LIMIT_GIB)
+  return _memory_row(_PASS.format(images), gib, _PASS_LIMIT_GIB)
 
 
 def peak_gib(usage: Any) -> float:
@@ -311,41 +198,11 @@ def peak_gib(usage: Any) -> float:
 
 
 def _memory_row(name: str, gib: float, limit: float) -> Row:
-  ratio = _digits(limit / gib)
-  return {
-    "name": name,
-    "ours": _digits(gib),
-    "peer": limit,
-    "peer_name": "limit",
-    "unit": "GiB",
-    "ratio": ratio,
-    "ratio_low": ratio,
-    "ratio_high": ratio,
-    "rounds": 1,
-  }
-
-
-def line(row: Row) -> str:
-  """A line of the table for people."""
-  interval = ""
-  if row["ratio_low"] is not None and row["rounds"] > 1:
-    interval = (
-      f" ({row['ratio_low']:.2f} to {row['ratio_high']:.2f}, n ="
-      f" {row['rounds']})"
-    )
-  return (
-    f"{row['name']}: ours {row['ours']:,g} {row['unit']}, {row['peer_name']}"
-    f" {row['peer']:,g}: ratio {row['ratio']:.2f}{interval}"
-  )
-
-
-def merged(path: Path, rows: list[Row]) -> list[Row]:
-  """New lines in place of the stored ones of the same comparison."""
-
-  def key(row: Row) -> tuple[str, str]:
-    return row["name"], row["peer_name"]
-
-  stored = store.read_json(path) if path.exists() else []
-  return list(
-    ({key(r): r for r in stored} | {key(r): r for r in rows}).values()
+  return pairing.row(
+    name,
+    [(gib, limit)],
+    "GiB",
+    "limit",
+    hardware=pairing.hardware(len(os.sched_getaffinity(0))),
+    less_is_better=True,
   )

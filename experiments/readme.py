@@ -4,8 +4,9 @@ Rewrites the parts of README.md between `<!-- NAME -->` and `<!-- /NAME -->`:
 verdicts and results from results/mnist, accuracy and lecture from the folders
 with MNIST in their name, speed from results/benchmark.json, and the flags from
 their definitions; likewise the families of networks in docs/architectures.md,
-the claims in docs/claims.md and the published findings in results/README.md. A
-test fails while a document is not what this command would write.
+the costs in docs/performance.md, the claims in docs/claims.md and the published
+findings in results/README.md. A test fails while a document is not what this
+command would write.
 
   python -m experiments.readme
 
@@ -264,25 +265,20 @@ def _hardware(provenance: dict[str, Any]) -> str:
 
 
 def _speed(results: Path) -> str:
-  from experiments import store
+  from experiments import performance_page, store
 
-  lines = [
-    "| job | ours | peer | ratio (95 % interval, rounds) |",
-    "|---|---|---|---|",
-  ]
-  for row in store.read_json(results / "benchmark.json"):
-    ratio = f"{row['ratio']:.2f}"
-    if row["rounds"] > 1:
-      low, high = row["ratio_low"], row["ratio_high"]
-      ratio += f" ({low:.2f} to {high:.2f}, n = {row['rounds']})"
-    cells = [
-      row["name"],
-      f"{row['ours']:,g} {row['unit']}",
-      f"{row['peer_name']}: {row['peer']:,g}",
-      ratio,
-    ]
-    lines.append(f"| {' | '.join(cells)} |")
-  return "\n".join(lines)
+  return performance_page.speed(store.read_json(results / "benchmark.json"))
+
+
+def _performance(part: str) -> Callable[[Path], str]:
+  """A part of docs/performance.md."""
+
+  def make(results: Path) -> str:
+    from experiments import performance_page
+
+    return getattr(performance_page, part)(results)
+
+  return make
 
 
 def _flags(_: Path) -> str:
@@ -379,6 +375,10 @@ DOCUMENTS: dict[str, dict[str, Callable[[Path], str]]] = {
     "flags": _flags,
   },
   "docs/architectures.md": {"families": _families},
+  "docs/performance.md": {
+    part: _performance(part)
+    for part in ("machine", "training", "measuring", "growth", "accelerator")
+  },
   "docs/claims.md": {"pilot": _pilot, "catalogue": _catalogue},
   "results/README.md": {"reproduced": _reproduced},
 }

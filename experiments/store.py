@@ -251,7 +251,7 @@ def provenance(data: Mapping[str, Any]) -> dict[str, Any]:
     "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
     "machine": platform.machine(),
     "system": platform.system(),
-    "processor": _processor(),
+    "processor": processor(),
     "devices": [device.device_kind for device in jax.devices()],
     "cpu_count": len(os.sched_getaffinity(0))
     if hasattr(os, "sched_getaffinity")
@@ -262,7 +262,8 @@ def provenance(data: Mapping[str, Any]) -> dict[str, Any]:
   }
 
 
-def _processor() -> str:
+def processor() -> str:
+  """The processor's name."""
   with contextlib.suppress(OSError):
     for line in Path("/proc/cpuinfo").read_text().splitlines():
       if line.startswith("model name"):

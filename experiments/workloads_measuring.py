@@ -5,22 +5,21 @@ from typing import Any
 
 import numpy as np
 
-from experiments.workloads import CLASSES, Job, small_cnn
+from experiments.workloads import CLASSES, FULL, Job, Scale, small_cnn
 
-ANGLES = 16
-IMAGES = 300
-BLOCK = 1000  # images of a measured block; 48 transformations of each
+_IMAGES = 300  # that are measured against tmeasures
 
 
 # --- measuring: normalised variance of 10 layers -----------------------------
 
 
-def _measuring_data() -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def _measuring_data(scale: Scale) -> tuple[np.ndarray, dict[str, np.ndarray]]:
   """300 digits of 28 px, and the weights of conv 32, conv 64, dense 256, 10."""
   from experiments import datasets
   from experiments.config import DataConfig
 
-  test = datasets.load(DataConfig(canvas=28)).test.images[:IMAGES]
+  count = min(_IMAGES, scale.images)
+  test = datasets.load(DataConfig(canvas=28)).test.images[:count]
   rng = np.random.default_rng(0)
   shapes = {
     "conv1": (3, 3, 1, 32),
@@ -35,7 +34,7 @@ def _measuring_data() -> tuple[np.ndarray, dict[str, np.ndarray]]:
   return test.astype(np.float32) / 255, weights
 
 
-def measure_ours() -> Job:
+def measure_ours(scale: Scale) -> Job:
   """The pass, with the one measure."""
   import jax
   import jax.numpy as jnp
@@ -44,8 +43,9 @@ def measure_ours() -> Job:
   from models import layers, platform
 
   platform.keep_freed_memory()
-  images, weights = _measuring_data()
-  thetas = [360 * i / ANGLES for i in range(ANGLES)]
+  images, weights = _measuring_data(scale)
+  count = scale.elements
+  thetas = [360 * i / count for i in range(count)]
 
   def network(weights: Any, x: Any) -> Any:
     seen = {}
@@ -69,10 +69,10 @@ def measure_ours() -> Job:
     assert len(rows) == 10
     return float(rows["value"].iloc[-1])
 
-  return Job(block, IMAGES * ANGLES)
+  return Job(block, len(images) * scale.elements)
 
 
-def measure_tmeasures() -> Job:
+def measure_tmeasures(scale: Scale) -> Job:
   """The same with tmeasures, whose own options are the defaults."""
   import torch
   from tmeasures import pytorch as tm
@@ -80,7 +80,7 @@ def measure_tmeasures() -> Job:
   from torch import nn
 
   torch.set_num_threads(len(os.sched_getaffinity(0)))
-  images, weights = _measuring_data()
+  images, weights = _measuring_data(scale)
 
   class Network(tm.ActivationsModule):
     def __init__(self) -> None:
@@ -123,7 +123,9 @@ def measure_tmeasures() -> Job:
       parameter.copy_(torch.from_numpy(np.ascontiguousarray(array)))
   model.eval()
   pixels = torch.from_numpy(np.moveaxis(images, -1, 1).copy())
-  generator = RotationGenerator([i / ANGLES for i in range(ANGLES)])
+  generator = RotationGenerator(
+    [i / scale.elements for i in range(scale.elements)]
+  )
   options = tm.PyTorchMeasureOptions(batch_size=32, verbose=False)
 
   def block() -> float:
@@ -133,29 +135,30 @@ def measure_tmeasures() -> Job:
     values = result.layers[-1].numpy()
     return float(values[np.isfinite(values)].mean())
 
-  return Job(block, IMAGES * ANGLES)
+  return Job(block, len(images) * scale.elements)
 
 
 # --- measuring: everything at once, against the bare network ------------------
 
 
 def _trained_network(
-  pooling: str, images: int
+  pooling: str, images: int, scale: Scale
 ) -> tuple[Any, Any, Any, list[Any]]:
-  """A network after an epoch, digits, their labels, 3 x 16 elements."""
+  """A network after an epoch, digits, their labels, 3 orbits."""
   import jax
 
   from analysis.orbits import orbit
   from experiments import datasets, training
   from experiments.config import DataConfig, TrainConfig
 
+  images = min(images, scale.images)
   dataset = datasets.load(DataConfig())
-  model, _ = small_cnn(pooling)
+  model, _ = small_cnn(pooling, scale.width)
   result = next(
     iter(training.train(model, dataset, TrainConfig(epochs=1), (0,)))
   )
   fn = jax.tree_util.Partial(model.apply, result.trained)
-  steps = np.linspace(-1, 1, ANGLES)
+  steps = np.linspace(-1, 1, scale.elements)
   orbits = [
     orbit("translation", [(6 * s, 3 * s) for s in steps]),
     orbit("rotation", [90 * s for s in steps]),
@@ -167,26 +170,32 @@ def _trained_network(
 
 
 def measure_network(
-  measures: str, pooling: str = "max", images: int = BLOCK
+  measures: str,
+  pooling: str = "max",
+  images: int = FULL.images,
+  *,
+  scale: Scale,
 ) -> Job:
   """The pass with some measures, or "all"; gives the accuracy."""
   from analysis.orbits import measure
   from models import platform
 
   platform.keep_freed_memory()
-  fn, pixels, labels, orbits = _trained_network(pooling, images)
+  fn, pixels, labels, orbits = _trained_network(pooling, images, scale)
   both = ["normalized_variance", "invariance_error"]
   names = [*(both if measures == "both" else [measures]), "accuracy"]
-  geometry = small_cnn(pooling)[0].geometry(32)
+  geometry = small_cnn(pooling, scale.width)[0].geometry(32)
 
   def block() -> float:
     table = measure(fn, pixels, orbits, names, geometry=geometry, labels=labels)
     return float(table["value"][table["measure"] == "accuracy"].mean())
 
-  return Job(block, images * ANGLES * len(orbits))
+  return Job(block, len(pixels) * scale.elements * len(orbits))
 
 
-def forward_network(pooling: str = "max", images: int = BLOCK) -> Job:
+def forward_network(
+  pooling: str = "max", images: int = FULL.images, *, scale: Scale
+) -> Job:
   """The network alone on the same images, transformed beforehand."""
   import jax
   import jax.numpy as jnp
@@ -194,7 +203,7 @@ def forward_network(pooling: str = "max", images: int = BLOCK) -> Job:
   from models import platform
 
   platform.keep_freed_memory()
-  fn, pixels, labels, orbits = _trained_network(pooling, images)
+  fn, pixels, labels, orbits = _trained_network(pooling, images, scale)
   moved = [
     np.asarray(o.family.warp(pixels, t)) for o in orbits for t in o.thetas
   ]
@@ -203,13 +212,13 @@ def forward_network(pooling: str = "max", images: int = BLOCK) -> Job:
   def block() -> float:
     hits = 0
     for x in moved:
-      for start in range(0, images, 100):
+      for start in range(0, len(pixels), 100):
         part = slice(start, start + 100)
         logits, _ = jax.block_until_ready(apply(fn, jnp.asarray(x[part])))
         hits += int((np.asarray(logits).argmax(-1) == labels[part]).sum())
-    return hits / (images * len(moved))
+    return hits / (len(pixels) * len(moved))
 
-  return Job(block, images * len(moved))
+  return Job(block, len(pixels) * len(moved))
 
 
 class _Images:

@@ -1,4 +1,4 @@
-"""The study's figures: a table in, a matplotlib Figure out.
+"""The figures: a table in, a matplotlib Figure out.
 
 Nothing here reads a file or a model. A figure drawn twice from the same table
 is the same, byte for byte, when rendered by `render`.

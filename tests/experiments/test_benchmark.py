@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import benchmarking, workloads
+from experiments import benchmarking, pairing, workloads
 from experiments.errors import ExperimentError, UsageError
 
 
@@ -36,11 +36,9 @@ def comparison(tmp_path, monkeypatch):
     def command(arguments):
       return [str(scripts[arguments[0]])]
 
-    monkeypatch.setattr(benchmarking, "_command", command)
-    sides = benchmarking.Comparison(
-      "job", ("ours",), ("peer",), "Peer", "jax", "u"
-    )
-    return list(benchmarking.compare(sides, 3, [0], 0.01))
+    monkeypatch.setattr(pairing, "_command", command)
+    sides = pairing.Comparison("job", ("ours",), ("peer",), "Peer", "jax", "u")
+    return list(pairing.compare(sides, 3, [0], 0.01))
 
   return compare
 
@@ -55,7 +53,36 @@ def test_a_ratio_above_one_means_that_ours_is_faster(comparison):
   assert first["rounds"] == 1
   assert first["ratio_low"] is None
   json.dumps([steady, first], allow_nan=False)
-  assert "ratio 1.50 (1.50 to 1.50, n = 3)" in benchmarking.line(steady)
+  assert steady["hardware"].startswith("1 cores of ")
+  header, one, other, where = pairing.table([steady, first]).splitlines()
+  assert header.split() == [
+    "job",
+    "ours",
+    "peer",
+    "ratio",
+    "95",
+    "%",
+    "interval",
+  ]
+  assert one.split()[1:] == [
+    *("3", "u", "Peer", f"{jax.__version__}:", "2", "1.50"),
+    *["1.50", "to", "1.50,", "n", "=", "3"],
+  ]
+  assert other.endswith(" 1.50")  # of one block there is no interval
+  assert where == f"on {steady['hardware']}"
+
+
+def test_less_can_be_better():
+  row = pairing.row(
+    "time", [(2, 3), (4, 6)], "s", "P", hardware="h", less_is_better=True
+  )
+  assert (row["ours"], row["peer"], row["ratio"]) == (3, 4.5, 1.5)
+
+
+def test_a_line_without_a_peer_says_why():
+  row = pairing.alone("job", [1, 2, 4], "s", "P: not here", hardware="h")
+  json.dumps(row, allow_nan=False)
+  assert pairing.cells(row) == ["job", "2 s", "P: not here", "", ""]
 
 
 def test_sides_that_compute_different_things_are_not_compared(comparison):
@@ -66,30 +93,31 @@ def test_sides_that_compute_different_things_are_not_compared(comparison):
 def test_a_side_that_fails_is_named_with_its_last_words(tmp_path, monkeypatch):
   script = tmp_path / "broken.py"
   script.write_text("raise RuntimeError('no luck')\n")
-  monkeypatch.setattr(benchmarking, "_command", lambda _: [str(script)])
-  sides = benchmarking.Comparison(
-    "job", ("ours",), ("peer",), "Peer", "jax", "u"
-  )
+  monkeypatch.setattr(pairing, "_command", lambda _: [str(script)])
+  sides = pairing.Comparison("job", ("ours",), ("peer",), "Peer", "jax", "u")
   with pytest.raises(
     ExperimentError, match="ours failed: RuntimeError: no luck"
   ):
-    list(benchmarking.compare(sides, 3, [0], 0.01))
+    list(pairing.compare(sides, 3, [0], 0.01))
 
 
 def test_stored_lines_are_replaced_by_new_ones_of_the_same_comparison(tmp_path):
   path = tmp_path / "benchmark.json"
-  old = [{"name": n, "peer_name": "p", "ratio": 1} for n in ("a", "b")]
+  old = [{"name": n, "peer_name": "p 1.0+cpu", "ratio": 1} for n in ("a", "b")]
   path.write_text(json.dumps(old))
-  new = [{"name": "b", "peer_name": "p", "ratio": 2}]
-  assert benchmarking.merged(path, new) == [old[0], new[0]]
-  assert benchmarking.merged(tmp_path / "none.json", new) == new
+  new = [{"name": "b", "peer_name": "p 2.0", "ratio": 2}]
+  # A newer version takes the older one's place.
+  assert pairing.merged(path, new) == [old[0], new[0]]
+  assert pairing.merged(tmp_path / "none.json", new) == new
 
 
 def test_wrong_requests_are_refused_before_anything_runs():
   with pytest.raises(UsageError, match="--jobs=sing is unknown; known are"):
-    list(benchmarking.run("sing", 2, 1))
+    list(benchmarking.run("sing", 5, 1))
   with pytest.raises(UsageError, match="--cores=4096 is more than"):
-    list(benchmarking.run("train", 2, 4096))
+    list(benchmarking.run("train", 5, 4096))
+  with pytest.raises(UsageError, match=r"--rounds=4 is too few .* at least 5"):
+    list(benchmarking.run("train", 4, 1))
 
 
 @pytest.mark.skipif(
@@ -99,18 +127,56 @@ def test_missing_peers_are_said_to_be_missing():
   with pytest.raises(
     UsageError, match="torch is not installed: run make bench"
   ):
-    list(benchmarking.run("train", 2, 1))
+    list(benchmarking.run("train", 5, 1))
 
 
 @pytest.mark.parametrize("pooling", ["max", "none"])
-def test_ours_and_stock_flax_train_alike(pooling, monkeypatch):
-  monkeypatch.setattr(workloads, "BATCH", 8)
-  monkeypatch.setattr(workloads, "STEPS", 3)
+def test_ours_and_stock_flax_train_alike(pooling):
+  scale = workloads.SMOKE
   with jax.numpy_dtype_promotion("standard"):
     ours, stock = (
-      job(pooling) for job in (workloads.train_ours, workloads.train_flax)
+      job(pooling, scale)
+      for job in (workloads.train_ours, workloads.train_flax)
     )
     values = [[job.block() for _ in range(2)] for job in (ours, stock)]
-  assert ours.items == stock.items == 24
-  np.testing.assert_allclose(values[0], values[1], rtol=1e-4)
+  assert ours.items == stock.items == 16
+  np.testing.assert_allclose(
+    np.array(values[0]), np.array(values[1]), rtol=1e-4
+  )
   assert values[0][0] != values[0][1]
+
+
+LINE = {
+  *("name", "ours", "peer", "peer_name", "unit", "ratio", "ratio_low"),
+  *("ratio_high", "rounds", "hardware"),
+}
+
+
+def test_the_smoke_mode_runs_and_prints_one_table(command, tmp_path):
+  """Real processes, ours and whichever peers of training are installed."""
+  path = tmp_path / "benchmark.json"
+  code, stdout, stderr = command(
+    "benchmark", "--smoke", "--jobs=train", "--cores=1", f"--output={path}"
+  )
+  assert code == 0, stderr
+  header, *table, where, last = stdout.splitlines()
+  assert header.startswith("job ")
+  assert where.startswith("on 1 cores of ")
+  assert last == str(path)
+  rows = json.loads(path.read_text())
+  assert len(table) == len(rows) >= 2
+  assert all(set(row) == LINE for row in rows)
+  steady, first = (r for r in rows if r["peer_name"].startswith("stock flax"))
+  assert steady["name"] == "train, max pooling"
+  assert (steady["rounds"], first["rounds"]) == (2, 1)
+  assert steady["ratio_low"] < steady["ratio"] < steady["ratio_high"]
+  assert f"measured: {first['name']}" in stderr
+
+
+@pytest.mark.slow
+def test_the_smoke_mode_runs_every_job(command, tmp_path):
+  path = tmp_path / "benchmark.json"
+  assert command("benchmark", "--smoke", f"--output={path}")[0] == 0
+  names = [row["name"] for row in json.loads(path.read_text())]
+  for start in ("train", "normalized variance", "all measures", "peak memory"):
+    assert any(name.startswith(start) for name in names)
