@@ -23,7 +23,6 @@ from absl import flags
 
 from experiments import cli, config
 from experiments.errors import ExperimentError
-from experiments.run_folder import RunFolder
 
 flags.DEFINE_string("root", ".", "folder with README.md and results/")
 
@@ -241,6 +240,7 @@ def _results(results: Path) -> str:
 def _accuracy(results: Path) -> str:
   from analysis.statistics import t_interval
   from experiments import store
+  from experiments.run_folder import RunFolder
 
   folder = results / "accuracy-mnist"
   lines = RunFolder(folder).metrics()
