@@ -48,7 +48,7 @@ def disk(tmp_path):
   except (OSError, subprocess.CalledProcessError):
     pytest.skip("needs to be allowed to mount a tmpfs")
   yield folder
-  subprocess.run(["umount", str(folder)], check=True)
+  subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.fixture
