@@ -172,44 +172,54 @@ class _Triad:
 def _kernels(network: str, sizes: Sizes) -> Iterator[Timed]:
   """Both directions of every layer, as training runs them."""
   model = CNN(depth=sizes.depth, width=sizes.width, pooling=network)
-  forward_flops = cost.flops(model.specs, SIDE)
-  for i, step in enumerate(walk(model.specs, SIDE)):
-    fn, params, x = _layer(step, sizes.piece)
-    name = step.spec.name
-    learned = bool(jax.tree.leaves(params))
-    flops = forward_flops[name] * sizes.piece
+  flops_of = cost.flops(model.specs, SIDE)
+  first, piece = model.specs[0].name, sizes.piece
+  for steps in _together(walk(model.specs, SIDE)):
+    names = [step.spec.name for step in steps]
+    fn, params, x = _layer(steps, piece)
     forward = platform.jit(lambda p, x, fn=fn: jax.vjp(fn, p, x))
     # Nobody needs the gradient of the images.
-    last = 1 if i == 0 else 2
+    last = 1 if names[0] == first else 2
     backward = platform.jit(lambda pull, g, last=last: pull(g)[:last])
     y, pull = forward(params, x)
-    gradients = backward(pull, y)
-    common = ("kernel", network, name)
+    common = ("kernel", network, "+".join(names))
+    flops = [piece * flops_of[name] for name in names]
     yield Timed(
       *common,
       "forward",
-      sizes.piece,
-      flops,
+      piece,
+      sum(flops),
       _bytes(params, x, y),
       lambda f=forward, p=params, x=x: f(p, x),
     )
+    products = flops[0] * (last if jax.tree.leaves(params) else 1)
     yield Timed(
       *common,
       "backward",
-      sizes.piece,
-      flops * (last if learned else 1),
-      _bytes(pull, y, gradients),
+      piece,
+      products + sum(flops[1:]),
+      _bytes(pull, y, backward(pull, y)),
       lambda b=backward, pull=pull, y=y: b(pull, y),
     )
 
 
-def _layer(step: Step, images: int) -> tuple[Callable, Any, Any]:
+def _together(steps: list[Step]) -> list[list[Step]]:
+  """The layers, a convolution and the activation after it as one."""
+  result: list[list[Step]] = []
+  for step in steps:
+    if result and step.spec.kind == "relu":
+      result[-1].append(step)
+    else:
+      result.append([step])
+  return result
+
+
+def _layer(steps: list[Step], images: int) -> tuple[Callable, Any, Any]:
   """A layer as a function of parameters and input, and these."""
-  spec, key = step.spec, jax.random.key(0)
-  shape = (*(step.below.spatial or ()), step.inputs)
+  spec, below = steps[0].spec, steps[0].below
+  shape = (*(below.spatial or ()), steps[0].inputs)
   x = jax.random.normal(jax.random.key(1), (images, *shape))
-  if spec.kind == "relu":
-    return lambda p, x: layers.relu(x, train=True), {}, x
+  options = {"train": True}
   if spec.kind in pooling.POOL_KINDS:
     return lambda p, x: pooling.pool(spec, x, train=True), {}, x
   if spec.kind == "dense":
@@ -220,11 +230,9 @@ def _layer(step: Step, images: int) -> tuple[Callable, Any, Any]:
     module = layers.Conv(
       spec.features, spec.kernel_size, spec.stride, spec.padding
     )
-  return (
-    lambda p, x: module.apply(p, x, train=True),
-    module.init(key, x),
-    x,
-  )
+    options["rectify"] = len(steps) > 1
+  params = module.init(jax.random.key(0), x)
+  return lambda p, x: module.apply(p, x, **options), params, x
 
 
 def _bytes(*trees: Any) -> int:

@@ -15,8 +15,8 @@ from analysis.figures import style
 _NETWORKS = {"max": "max pooling", "none": "no pooling"}
 _DIRECTIONS = {"forward": "o", "backward": "^"}
 _COLOURS = {
-  "conv": "#08306b",
-  "relu": "#e6550d",
+  "conv": "#e6550d",
+  "conv+relu": "#08306b",
   "pool": "#41ab5d",
   "logits": "#ce6dbd",
 }
@@ -129,7 +129,7 @@ def _roofs(axis: Axes, rows: pd.DataFrame) -> None:
 
 
 def _point(axis: Axes, item: dict[Any, Any]) -> None:
-  colour = _COLOURS.get(item["name"].rstrip("0123456789"), "#636363")
+  colour = _COLOURS.get(_kind(item["name"]), "#636363")
   forward = item["direction"] == "forward"
   axis.plot(
     item["intensity"],
@@ -139,20 +139,27 @@ def _point(axis: Axes, item: dict[Any, Any]) -> None:
     mfc=colour if forward else "white",
     ms=6,
   )
-  kind = item["name"].rstrip("0123456789")
-  if kind in ("relu", "pool"):
+  if _kind(item["name"]) == "pool":
     return  # they lie too close to be named; the colour says what they are
   axis.annotate(
-    item["name"],
+    item["name"].partition("+")[0],
     (item["intensity"], item["rate"] / 1e9),
     # Those of one shape lie on each other.
-    xytext=(7 if forward else -7, -5 if item["name"] == "conv3" else 4),
+    xytext=(
+      7 if forward else -7,
+      -5 if item["name"].startswith("conv3") else 4,
+    ),
     textcoords="offset points",
     ha="left" if forward else "right",
     va="center",
     fontsize=8,
     color=colour,
   )
+
+
+def _kind(name: str) -> str:
+  """What a layer is, without its number."""
+  return "".join(c for c in name if not c.isdigit())
 
 
 def _same_limits(axes: Any) -> None:
@@ -171,7 +178,7 @@ def _same_limits(axes: Any) -> None:
 
 
 def _legend(figure: Figure, kernels: pd.DataFrame) -> None:
-  kinds = dict.fromkeys(n.rstrip("0123456789") for n in kernels["name"])
+  kinds = dict.fromkeys(_kind(name) for name in kernels["name"])
   handles = [
     Line2D([], [], color=_COLOURS.get(k, "#636363"), marker="s", ls="", label=k)
     for k in kinds

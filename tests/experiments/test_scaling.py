@@ -107,18 +107,20 @@ def test_a_roofline_has_operations_and_bytes_of_every_kernel(made):
     (item["name"], item["direction"]): item
     for item in kernels.to_dict("records")
   }
-  assert list(kernels["name"].unique()) == ["conv1", "relu1", "pool1", "logits"]
+  assert list(kernels["name"].unique()) == ["conv1+relu1", "pool1", "logits"]
   sizes = roofline._SMOKE
   units = sizes.piece * 32 * 32 * sizes.width
-  relu = items["relu1", "forward"]
-  assert (relu["flops"], relu["bytes"]) == (units, 8 * units)
-  conv = items["conv1", "forward"]
-  # 94 of 96 taps along an axis meet the image, and each unit has a bias.
-  assert conv["flops"] == sizes.piece * (2 * 94**2 * sizes.width) + units
+  conv = items["conv1+relu1", "forward"]
+  # 94 of 96 taps along an axis meet the image, and each unit has a bias and is
+  # made 0 or not.
+  products = sizes.piece * 2 * 94**2 * sizes.width
+  assert conv["flops"] == products + 2 * units
   pixels = sizes.piece * 32 * 32
   assert conv["bytes"] == 4 * (units + pixels + 10 * sizes.width)
+  pool = items["pool1", "forward"]
+  assert (pool["flops"], pool["bytes"]) == (3 * units / 4, 5 * units)
   # The images' own gradient is not computed, but that of the head's input is.
-  assert items["conv1", "backward"]["flops"] == conv["flops"]
+  assert items["conv1+relu1", "backward"]["flops"] == conv["flops"]
   forward, backward = (
     items["logits", direction]["flops"] for direction in ("forward", "backward")
   )
@@ -139,7 +141,7 @@ def test_the_page_says_what_the_tables_say(made):
     for line in text.splitlines()
     if line.endswith("% |")
   ]
-  assert len(shares) == 4  # layers
+  assert len(shares) == 3  # kernels
   assert sum(shares) == pytest.approx(100, abs=3)
   lines = performance_page.measuring(results).splitlines()
   assert lines[2].startswith("| network alone | ")
