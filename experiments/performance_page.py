@@ -37,11 +37,14 @@ def speed(rows: Sequence[dict[str, Any]]) -> str:
   for row in rows:
     *start, ratio, interval = pairing.cells(row)
     lines.append([*start, f"{ratio} ({interval})" if interval else ratio])
-  where = dict.fromkeys(row.get("hardware") for row in rows)
-  names = "; ".join(name for name in where if name)
-  return "\n".join(
-    [_table(header, lines), *(["", f"On {names}."] if names else [])]
-  )
+  where = dict.fromkeys(row.get("hardware", "") for row in rows)
+  known = "; ".join(name for name in where if name)
+  text = [_table(header, lines)]
+  if known:
+    unknown = [row["name"] for row in rows if not row.get("hardware")]
+    but = f"; not noted for: {', '.join(unknown)}" if unknown else ""
+    text += ["", f"On {known}{but}."]
+  return "\n".join(text)
 
 
 def accelerator(results: Path) -> str:
