@@ -77,12 +77,12 @@ class Checkpoints:
     self._saved = self._started = time.perf_counter()
     self._before = 0.0
 
-  def groups(self, seeds: Sequence[int], together: bool) -> list[list[int]]:
+  def groups(self, seeds: Sequence[int], at_once: int) -> list[list[int]]:
     """How to go on: the seeds that are trained together.
 
     Args:
       seeds: those that are missing.
-      together: whether seeds without a checkpoint are trained together.
+      at_once: how many seeds without a checkpoint are trained together.
 
     Returns:
       Those of each checkpoint, which may include seeds that are not missing:
@@ -91,7 +91,8 @@ class Checkpoints:
     stored = map(self._about, sorted(self._folder.glob("*.npz")))
     groups = [a["seeds"] for a in stored if a and set(a["seeds"]) & set(seeds)]
     rest = [s for s in seeds if not any(s in group for group in groups)]
-    groups += ([rest] if rest else []) if together else [[s] for s in rest]
+    starts = range(0, len(rest), at_once)
+    groups += [rest[start : start + at_once] for start in starts]
     order = {seed: i for i, seed in enumerate(seeds)}
     return sorted(groups, key=lambda g: min(order[s] for s in g if s in order))
 

@@ -5,6 +5,8 @@ and all of it in one compiled program, which an accelerator runs without asking
 the host for anything.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,12 +16,16 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from experiments.datasets import Split
+from experiments.devices import ALONE, Layout
 from models import platform
 from models.zoo import Model
 
 _BATCH = 256
 
 Params = Any
+
+# Of a batch: params, images, labels -> sum of losses, number of hits.
+Step = Callable[..., tuple[Array, Array]]
 
 
 class DeviceSplit(NamedTuple):
@@ -29,9 +35,9 @@ class DeviceSplit(NamedTuple):
   labels: Array
 
 
-def on_device(split: Split) -> DeviceSplit:
-  """A split in the memory of the device."""
-  return DeviceSplit(jnp.asarray(split.images), jnp.asarray(split.labels))
+def on_device(split: Split, layout: Layout = ALONE) -> DeviceSplit:
+  """A split in the memory of the device, or of each of several."""
+  return DeviceSplit(layout.copied(split.images), layout.copied(split.labels))
 
 
 def as_float(images: Array) -> Float[Array, "n h w c"]:
@@ -47,7 +53,11 @@ def cross_entropy(
 
 
 def evaluate_sums(
-  model: Model, params: Params, data: DeviceSplit
+  model: Model,
+  params: Params,
+  data: DeviceSplit,
+  *,
+  step: Step | None = None,
 ) -> tuple[Array, Array]:
   """Mean loss and accuracy over a split, a batch at a time.
 
@@ -55,22 +65,28 @@ def evaluate_sums(
     model: the network.
     params: its variables.
     data: the split, on the device or not.
+    step: tests a batch, compiled; `evaluate_batch` if None.
 
   Returns:
     Loss in nats and accuracy in 0..1.
   """
-  loss, hits = jnp.zeros(()), jnp.zeros((), jnp.int32)
+  step = step or functools.partial(_compiled_batch, model)
+  loss, hits = 0.0, 0
   count = data.labels.shape[0]
   for start in range(0, count, _BATCH):
     images = data.images[start : start + _BATCH]
     labels = data.labels[start : start + _BATCH]
-    added = _compiled_batch(model, params, images, labels)
+    added = step(params, images, labels)
     loss, hits = loss + added[0], hits + added[1]
   return loss / count, hits / count
 
 
 def evaluate_scanned(
-  model: Model, params: Params, data: DeviceSplit
+  model: Model,
+  params: Params,
+  data: DeviceSplit,
+  *,
+  step: Step | None = None,
 ) -> tuple[Array, Array]:
   """The same in one program: a scan over whole batches, then what is left.
 
@@ -78,18 +94,20 @@ def evaluate_scanned(
     model: the network.
     params: its variables.
     data: the split, on the device.
+    step: tests a batch; `evaluate_batch` if None.
 
   Returns:
     Loss in nats and accuracy in 0..1; the same as of `evaluate_sums`, to
     rounding.
   """
+  step = step or functools.partial(evaluate_batch, model)
   count = data.labels.shape[0]
   whole = count // _BATCH * _BATCH
 
   def add(
     sums: tuple[Array, Array], batch: DeviceSplit
   ) -> tuple[tuple[Array, Array], None]:
-    loss, hits = _evaluate_batch(model, params, *batch)
+    loss, hits = step(params, *batch)
     return (sums[0] + loss, sums[1] + hits), None
 
   sums = jnp.zeros(()), jnp.zeros((), jnp.int32)
@@ -103,12 +121,13 @@ def evaluate_scanned(
   return sums[0] / count, sums[1] / count
 
 
-def _evaluate_batch(
+def evaluate_batch(
   model: Model, params: Params, images: Array, labels: Array
 ) -> tuple[Array, Array]:
+  """Sum of the losses of a batch, and number of images classified rightly."""
   logits, _ = model.apply(params, as_float(images))
   correct = jnp.argmax(logits, axis=-1) == labels
   return cross_entropy(logits, labels).sum(), correct.sum()
 
 
-_compiled_batch = platform.jit(_evaluate_batch, static_argnames="model")
+_compiled_batch = platform.jit(evaluate_batch, static_argnames="model")

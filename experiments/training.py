@@ -19,10 +19,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import lax
 from jaxtyping import Array, Int
 
-from experiments import diverging
+from experiments import diverging, strategies
 from experiments.building import (
   make_augmentation,
   make_optimizer,
@@ -31,16 +30,19 @@ from experiments.building import (
 from experiments.checkpoints import Checkpoints
 from experiments.config import TrainConfig
 from experiments.datasets import Dataset
+from experiments.devices import ALONE, Layout, lay_out
 from experiments.diverging import Divergence
 from experiments.errors import UsageError
 from experiments.evaluating import (
   DeviceSplit,
   as_float,
   cross_entropy,
+  evaluate_batch,
   evaluate_scanned,
   evaluate_sums,
   on_device,
 )
+from experiments.strategies import Pieces, Trainer
 from models import platform
 from models.zoo import Model
 
@@ -103,17 +105,11 @@ def resolve_strategy(config: TrainConfig) -> str:
   return config.strategy
 
 
-class Trainer(NamedTuple):
-  """The compiled pieces of a training run; build with `make_trainer`."""
-
-  create_train_state: Callable[..., TrainState]
-  train_epoch: Callable[..., tuple[TrainState, Array]]
-  evaluate: Callable[..., tuple[Array, Array]]
-  strategy: str
-
-
 def make_trainer(
-  model: Model, config: TrainConfig, dataset: Dataset
+  model: Model,
+  config: TrainConfig,
+  dataset: Dataset,
+  layout: Layout = ALONE,
 ) -> Trainer:
   """Builds the functions of a run, once for all seeds.
 
@@ -121,10 +117,11 @@ def make_trainer(
     model: a network of `models`.
     config: how to train.
     dataset: for its shapes.
+    layout: the devices, if more than one.
 
   Returns:
-    The trainer. With the scan strategy its functions take and return an
-    additional leading axis of seeds.
+    The trainer. With the scan strategy, or on several devices, its functions
+    take and return an additional leading axis of seeds.
 
   Raises:
     UsageError: flags that do not fit each other or the data.
@@ -141,41 +138,53 @@ def make_trainer(
   steps = examples // config.batch_size
   optimizer = make_optimizer(config, config.epochs * steps)
   augment = make_augmentation(config)
-  example = jnp.zeros((1, *dataset.train.images.shape[1:]))
-  pieces = _pieces(config.batch_size) if strategy == "loop" else 1
+  shape = dataset.train.images.shape[1:]
+  whole = strategy == "scan" or layout.batch > 1
+  pieces = 1 if whole else _pieces(config.batch_size)
 
   def create_train_state(seed: Array) -> TrainState:
     key = jax.random.fold_in(jax.random.key(seed), _INIT)
-    params = model.init(key, example)
+    params = model.init(key, jnp.zeros((1, *shape)))
     learned = optimizer.init(params["params"])
     return TrainState(params, learned, jnp.zeros((), jnp.int32))
 
   def train_step(
     state: TrainState, seed: Array, indices: Array, data: DeviceSplit
   ) -> tuple[TrainState, Array]:
-    images = as_float(data.images[indices])
+    images = layout.split(as_float(data.images[indices]))
     if augment is not None:
       key = jax.random.fold_in(jax.random.key(seed), _AUGMENT)
       images = augment(jax.random.fold_in(key, state.step), images)
 
+    labels = layout.split(data.labels[indices])
     loss, gradient, kept = loss_and_gradient(
-      model, state.params, images, data.labels[indices], pieces
+      model, state.params, layout.split(images), labels, pieces
     )
     learned = state.params["params"]
     updates, opt = optimizer.update(gradient, state.optimizer, learned)
     params = {"params": optax.apply_updates(learned, updates), **kept}
     return TrainState(params, opt, state.step + 1), loss
 
+  by_itself = strategy == "loop" and layout.mesh is None
   order = functools.partial(
-    batch_indices if strategy == "scan" else _compiled_batch_indices,
+    _compiled_batch_indices if by_itself else batch_indices,
     examples=examples,
     batch_size=config.batch_size,
   )
-  if strategy == "scan":
-    evaluate = functools.partial(evaluate_scanned, model)
-    return _scanned(create_train_state, order, train_step, evaluate)
-  evaluate = functools.partial(evaluate_sums, model)
-  return _looped(create_train_state, order, train_step, evaluate)
+
+  def test_batch(
+    params: Params, images: Array, labels: Array
+  ) -> tuple[Array, Array]:
+    images, labels = layout.split(images), layout.split(labels)
+    return evaluate_batch(model, params, images, labels)
+
+  evaluate = evaluate_scanned if strategy == "scan" else evaluate_sums
+  evaluate = functools.partial(evaluate, model)
+  return strategies.build(
+    Pieces(create_train_state, order, train_step, test_batch, evaluate),
+    strategy,
+    layout,
+  )
 
 
 def _pieces(batch_size: int) -> int:
@@ -242,58 +251,13 @@ _compiled_batch_indices = platform.jit(
 )
 
 
-def _looped(
-  create_train_state: Callable,
-  order: Callable,
-  train_step: Callable,
-  evaluate: Callable,
-) -> Trainer:
-  step = platform.jit(train_step, donate_argnums=0)
-
-  def train_epoch(
-    state: TrainState, seed: Array, epoch: Array, data: DeviceSplit
-  ) -> tuple[TrainState, Array]:
-    losses = []
-    for indices in order(seed, epoch):
-      state, loss = step(state, seed, indices, data)
-      losses.append(loss)
-    return state, jnp.stack(losses)
-
-  return Trainer(
-    platform.jit(create_train_state), train_epoch, evaluate, "loop"
-  )
-
-
-def _scanned(
-  create_train_state: Callable,
-  order: Callable,
-  train_step: Callable,
-  evaluate: Callable,
-) -> Trainer:
-  def train_epoch(
-    state: TrainState, seed: Array, epoch: Array, data: DeviceSplit
-  ) -> tuple[TrainState, Array]:
-    def body(state: TrainState, indices: Array) -> tuple[TrainState, Array]:
-      return train_step(state, seed, indices, data)
-
-    return lax.scan(body, state, order(seed, epoch))
-
-  return Trainer(
-    platform.jit(jax.vmap(create_train_state)),
-    platform.jit(
-      jax.vmap(train_epoch, in_axes=(0, 0, None, None)), donate_argnums=0
-    ),
-    platform.jit(jax.vmap(evaluate, in_axes=(0, None))),
-    "scan",
-  )
-
-
 def train(
   model: Model,
   dataset: Dataset,
   config: TrainConfig,
   seeds: Sequence[int],
   *,
+  devices: Sequence[Any] | None = None,
   progress: Callable[[int], None] = lambda epochs: None,
   diverged: Callable[[Divergence], None] | None = None,
   checkpoints: Checkpoints | None = None,
@@ -305,6 +269,8 @@ def train(
     dataset: trained on its train split, tested on its test split.
     config: how to train.
     seeds: the seeds.
+    devices: that seeds, and images where there are fewer seeds, are divided
+      among; jax's default device if None. The result is the same to rounding.
     progress: called after every epoch with the number of seeds it was for.
     diverged: called with each seed whose loss is not finite, at the end of that
       epoch. Nothing of it is yielded; the others go on.
@@ -320,19 +286,44 @@ def train(
       no `diverged`. Nothing of that seed is returned, nor of those in the same
       computation.
   """
-  trainer = make_trainer(model, config, dataset)
-  data = on_device(dataset.train), on_device(dataset.test)
-  together = trainer.strategy == "scan"
-  groups = [list(seeds)] if together else [[seed] for seed in seeds]
+  strategy = resolve_strategy(config)
+
+  def around(seeds: Sequence[int]) -> Layout:
+    return lay_out(devices, len(seeds), config.batch_size)
+
+  @functools.cache
+  def compiled(
+    layout: Layout,
+  ) -> tuple[Trainer, tuple[DeviceSplit, DeviceSplit]]:
+    data = on_device(dataset.train, layout), on_device(dataset.test, layout)
+    return make_trainer(model, config, dataset, layout), data
+
+  at_once = len(seeds) or 1 if strategy == "scan" else around(seeds).seeds
+  starts = range(0, len(seeds), at_once)
+  groups = [list(seeds[start : start + at_once]) for start in starts]
   if checkpoints is not None:
-    groups = checkpoints.groups(seeds, together)
+    groups = checkpoints.groups(seeds, at_once)
+  if strategy == "loop":
+    # As many seeds a device as it can train in turn: one. Those that were
+    # begun on other devices are begun again.
+    groups = [
+      some
+      for group in groups
+      for some in (
+        [group]
+        if around(group).seeds == len(group)
+        else [[seed] for seed in group if seed in seeds]
+      )
+    ]
   for group in groups:
     others = set(group) - set(seeds)  # complete, or failed before
+    trainer, data = compiled(around(group))
     yield from _run(
       trainer,
       config,
       data,
       group,
+      around(group),
       progress,
       diverged or _refuse,
       checkpoints,
@@ -347,19 +338,20 @@ def _run(
   config: TrainConfig,
   data: tuple[DeviceSplit, DeviceSplit],
   seeds: Sequence[int],
+  layout: Layout,
   progress: Callable[[int], None],
   diverged: Callable[[Divergence], None],
   checkpoints: Checkpoints | None,
   failed: set[int],
 ) -> list[TrainedSeed]:
-  """All epochs of one seed (loop) or of all seeds at once (scan).
+  """All epochs of one seed, or of several at once.
 
   Seeds that are in `failed` are trained beside the others, but not returned.
   """
-  axis = trainer.strategy == "scan"
-  keys = jnp.asarray(seeds if axis else seeds[0], jnp.uint32)
+  axis = trainer.together
+  keys = layout.seeded(np.asarray(seeds if axis else seeds[0], np.uint32))
   state = trainer.create_train_state(keys)
-  initial = _copy(state.params)
+  initial = layout.fetch(state.params)
   metrics: dict[int, list[EpochMetrics]] = {seed: [] for seed in seeds}
   done = 0
   saved = checkpoints.load(seeds, state) if checkpoints is not None else None
@@ -374,12 +366,12 @@ def _run(
     progress(done * len(seeds))
   for epoch in range(done, config.epochs):
     start = time.perf_counter()
-    number = jnp.asarray(epoch, jnp.uint32)
+    number = np.uint32(epoch)
     state, losses = trainer.train_epoch(state, keys, number, data[0])
     jax.block_until_ready(losses)
     seconds = time.perf_counter() - start
     # One copy to the host an epoch, of what it is told.
-    told = jax.device_get((losses, trainer.evaluate(state.params, data[1])))
+    told = layout.fetch((losses, trainer.evaluate(state.params, data[1])))
     losses = np.atleast_2d(told[0])
     test_loss, accuracy = (np.atleast_1d(value) for value in told[1])
     steps = losses.shape[1]
@@ -411,7 +403,7 @@ def _run(
     ):
       lines = [[m._asdict() for m in metrics[seed]] for seed in seeds]
       checkpoints.save(seeds, epoch + 1, state, lines)
-  trained = _copy(state.params)
+  trained = layout.fetch(state.params)
 
   def of_seed(params: Params, i: int) -> Params:
     return jax.tree.map(lambda a: a[i], params) if axis else params
@@ -435,9 +427,3 @@ def _worth_keeping(checkpoints: Checkpoints, last: bool, seeds: int) -> bool:
   would change their last bits.
   """
   return seeds > 1 if last else checkpoints.due()
-
-
-def _copy(params: Params) -> Params:
-  """To the host. A copy: the next step reuses the device's memory."""
-  host = jax.device_get(params)  # all leaves at once
-  return jax.tree.map(lambda a: np.array(a, copy=True), host)

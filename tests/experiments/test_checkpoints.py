@@ -106,11 +106,11 @@ def test_seeds_side_by_side_stay_together_when_some_are_stored(
 def test_more_seeds_than_were_cut_are_a_group_of_their_own(tmp_path):
   kept = store(tmp_path)
   kept.save([3, 4], 1, {"a": jax.numpy.ones((2, 3))}, [[], []])
-  assert kept.groups([0, 3, 5], together=True) == [[0, 5], [3, 4]]
-  assert kept.groups([0, 3, 5], together=False) == [[0], [3, 4], [5]]
-  assert kept.groups([0], together=True) == [[0]]
+  assert kept.groups([0, 3, 5], at_once=3) == [[0, 5], [3, 4]]
+  assert kept.groups([0, 3, 5], at_once=1) == [[0], [3, 4], [5]]
+  assert kept.groups([0], at_once=1) == [[0]]
   kept.tidy([0, 3])
-  assert kept.groups([4], together=True) == [[3, 4]]
+  assert kept.groups([4], at_once=1) == [[3, 4]]
   kept.tidy([3, 4, 5])
   assert not list(tmp_path.iterdir())
 
