@@ -1,6 +1,7 @@
 """What every command shares: flags in, one-line errors and exit codes out."""
 
 import functools
+import importlib.metadata
 import os
 import re
 import sys
@@ -57,7 +58,9 @@ def run(
   for name in ("debug", "compilation_cache"):
     flags.declare_key_flag(name)
   app.run(
-    lambda argv: _guarded(functools.partial(main, *argv[1:])),
+    lambda argv: _guarded(
+      functools.partial(_on_all_hosts, functools.partial(main, *argv[1:]))
+    ),
     flags_parser=functools.partial(_parse, positional=positional),
   )
 
@@ -87,13 +90,55 @@ def _parse(
   return rest
 
 
+# Flags in which the processes of one run may differ.
+_OWN_FLAGS = {
+  "coordinator",
+  "coordinator_timeout",
+  "data_dir",
+  "debug",
+  "process_id",
+  "workdir",
+}
+
+
+def _on_all_hosts(main: Callable[[], None]) -> None:
+  """Runs a command with what its flags say of processes, if they do."""
+  if "coordinator" not in flags.FLAGS:
+    main()
+    return
+  from experiments import shared
+  from experiments.config import HostConfig, from_flags
+
+  started_with = {
+    f"--{flag.name}": flag.value
+    for module, its in flags.FLAGS.flags_by_module_dict().items()
+    for flag in its
+    if not module.startswith("absl") and flag.name not in _OWN_FLAGS
+  }
+  shared.run(
+    from_flags(HostConfig),
+    started_with | {"jax": importlib.metadata.version("jax")},
+    functools.partial(_reported, main),
+    flags.FLAGS.data_dir,
+  )
+
+
 def _guarded(main: Callable[[], None]) -> None:
   if not flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.WARNING)  # jax logs every missing backend
-  try:
+
+  def prepared() -> None:
     with interrupts.ending_soon():
       _prepare()
       main()
+
+  _reported(prepared)
+
+
+def _reported(main: Callable[[], None]) -> None:
+  """Runs a command; errors that the user can mend end it in one line."""
+  try:
+    main()
   except UsageError as error:
     _fail(str(error), USAGE)
   except BrokenPipeError:

@@ -150,6 +150,26 @@ class MeasureConfig:
   border: str = "zero"
 
 
+@dataclasses.dataclass(frozen=True)
+class HostConfig:
+  """Several processes as one run.
+
+  Attributes:
+    coordinator: HOST:PORT, a free port of process 0's host, where the processes
+      of a run meet; none for this process alone; auto to ask the scheduler
+      (SLURM, TPU pods, Open MPI), which is also done if this is empty and srun
+      has started several tasks or this is a host of a TPU pod.
+    num_processes: how many processes were started, with the same flags.
+    process_id: which of them this is, from 0; process 0 alone writes.
+    coordinator_timeout: seconds to wait for the others to start.
+  """
+
+  coordinator: str = ""
+  num_processes: int = 0
+  process_id: int = -1
+  coordinator_timeout: int = 300
+
+
 def attribute_help(cls: type) -> dict[str, str]:
   """The `Attributes:` section of a dataclass's docstring, by field."""
   section = (cls.__doc__ or "").split("Attributes:\n", 1)[1]

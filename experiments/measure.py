@@ -35,7 +35,7 @@ flags.DEFINE_string("images", "", "its images: .npz, .npy or folder of PNGs")
 flags.DEFINE_string("activations", "", "measure the activations in this .npz")
 flags.DEFINE_string("layout", "NHWC", "of the activations, NHWC or NCHW")
 flags.DEFINE_string("output", "", "which activations are the network's output")
-config.define_flags(config.MeasureConfig)
+config.define_flags(config.MeasureConfig, config.HostConfig)
 
 # Flags that mean something only beside another, and those that mean nothing.
 _NEEDS = {

@@ -1,7 +1,7 @@
 """From a network and its parameters to rows of the measurements table."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -166,6 +166,7 @@ def measure_network(
   config: MeasureConfig,
   stage: str = "trained",
   *,
+  devices: Sequence[Any] | None = None,
   progress: Callable[[int], None] | None = None,
 ) -> pd.DataFrame:
   """Measures one network on test images.
@@ -176,6 +177,7 @@ def measure_network(
     dataset: whose test split is used.
     config: measures, transformations and number of images.
     stage: "init" or "trained"; see `jobs`.
+    devices: that images are divided among; jax's default device if None.
     progress: called with the number of transformed images done.
 
   Returns:
@@ -200,6 +202,7 @@ def measure_network(
         geometry=geometry,
         labels=labels,
         batch_size=config.measure_batch_size or None,
+        devices=devices,
         progress=done,
       )
     )

@@ -31,6 +31,7 @@ _FLAG_SECTIONS = (
   config.ModelConfig,
   config.TrainConfig,
   config.MeasureConfig,
+  config.HostConfig,
 )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from experiments import building, measuring, specs, store, training
+from experiments import building, measuring, shared, specs, store, training
 from experiments.checkpoints import Checkpoints
 from experiments.config import (
   DataConfig,
@@ -26,6 +26,7 @@ from experiments.diverging import Divergence
 from experiments.errors import ExperimentError
 from experiments.progress import Progress
 from experiments.run_folder import STAGES, RunFolder
+from experiments.shared import Network
 from experiments.training import TrainedSeed
 from models import cost
 from models.geometry import walk
@@ -50,6 +51,11 @@ class Run:
   train: TrainConfig
   model: Model
   folder: RunFolder
+
+  @property
+  def network(self) -> Network:
+    """The network, as other processes are told of it."""
+    return Network(self.model, self.data, self.config, self.train)
 
   @property
   def columns(self) -> dict[str, Any]:
@@ -260,10 +266,9 @@ def train(
     if waiting:
       bar.start(f"train {run.name} {waiting[0]}")
 
-  results = training.train(
-    run.model,
+  results = shared.train(
+    run.network,
     dataset,
-    run.train,
     seeds,
     progress=lambda count: bar.advance(count * epoch_cost),
     diverged=lambda found: done(lambda: run.folder.add_failure(found)),
@@ -299,20 +304,21 @@ def measure(
     bar.compiling(_COMPILE)
   image_cost = _image_costs(run)[1]
   trained = without_failed(run, [seed for seed, _ in parts])
+  tables = shared.measure(
+    run.network,
+    dataset,
+    config,
+    [(seed, stage) for seed, stage in parts if seed in trained],
+    run.folder.load_params,
+    progress=lambda n: bar.advance(n * image_cost),
+  )
   for seed, stage in parts:
     bar.start(f"measure {run.name} seed {seed} {stage}")
     if seed not in trained:
       bar.advance(measuring.steps(config, dataset, stage) * image_cost)
       continue
     start = time.perf_counter()
-    table = measuring.measure_network(
-      run.model,
-      run.folder.load_params(seed, stage),
-      dataset,
-      config,
-      stage,
-      progress=lambda n: bar.advance(n * image_cost),
-    )
+    table = next(tables)
     run.folder.add_part(
       seed, stage, measuring.tagged(table, run.columns, seed, stage)
     )

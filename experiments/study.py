@@ -34,6 +34,7 @@ config.define_flags(
   config.ModelConfig,
   config.TrainConfig,
   config.MeasureConfig,
+  config.HostConfig,
   skip=("model", "pooling", "depth"),
 )
 

@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 
 flags.DEFINE_string("workdir", None, "run folder to write to", required=True)
 config.define_seed_flags(1)
-config.define_flags(config.DataConfig, config.ModelConfig, config.TrainConfig)
+config.define_flags(
+  config.DataConfig,
+  config.ModelConfig,
+  config.TrainConfig,
+  config.HostConfig,
+)
 
 
 def main() -> None:
