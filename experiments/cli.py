@@ -1,5 +1,6 @@
 """What every command shares: flags in, one-line errors and exit codes out."""
 
+import dataclasses
 import functools
 import importlib.metadata
 import os
@@ -92,6 +93,7 @@ def _parse(
 
 # Flags in which the processes of one run may differ.
 _OWN_FLAGS = {
+  "compilation_cache",
   "coordinator",
   "coordinator_timeout",
   "data_dir",
@@ -99,6 +101,9 @@ _OWN_FLAGS = {
   "process_id",
   "workdir",
 }
+
+
+_HERE = (None, "local")
 
 
 def _on_all_hosts(main: Callable[[], None]) -> None:
@@ -115,11 +120,27 @@ def _on_all_hosts(main: Callable[[], None]) -> None:
     for flag in its
     if not module.startswith("absl") and flag.name not in _OWN_FLAGS
   }
+  config = from_flags(HostConfig)
+  if _shared_out():
+    if config.coordinator not in ("", "none"):
+      raise UsageError(
+        "--coordinator makes one run of several processes, --task_index and"
+        " --launcher=ray several: give one"
+      )
+    config = dataclasses.replace(config, coordinator="none")
   shared.run(
-    from_flags(HostConfig),
+    config,
     started_with | {"jax": importlib.metadata.version("jax")},
     functools.partial(_reported, main),
     flags.FLAGS.data_dir,
+  )
+
+
+def _shared_out() -> bool:
+  """Whether the cells of a study are shared out among runs of their own."""
+  values = {name: flags.FLAGS[name].value for name in flags.FLAGS}
+  return (
+    values.get("task_index", -1) >= 0 or values.get("launcher") not in _HERE
   )
 
 

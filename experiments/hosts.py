@@ -12,7 +12,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from experiments import team
@@ -206,6 +206,7 @@ def _gather(
 ) -> list[socket.socket]:
   """Waits for all others, and tells them whether all is well."""
   came: dict[int, socket.socket] = {}
+  answered: list[socket.socket] = []
   refused = None
   with _listening(place.address) as listener:
     while len(came) < place.count - 1 and refused is None:
@@ -215,13 +216,20 @@ def _gather(
         connection.close()
         continue
       refused = _refusal(place, started_with, hello, came)
-      came[hello.get("index", -1)] = connection
-  for connection in came.values():
+      answered.append(connection)
+      came[hello["index"]] = connection
+  for connection in answered:
     with contextlib.suppress(OSError):
       team.send(connection, Message({"refused": refused}, {}))
   if refused is not None:
+    _close(answered)
     raise UsageError(refused)
   return [came[i] for i in range(1, place.count)]
+
+
+def _close(connections: Iterable[socket.socket]) -> None:
+  for connection in connections:
+    connection.close()
 
 
 def _listening(address: tuple[str, int]) -> socket.socket:
@@ -251,8 +259,7 @@ def _accepted(
   except TimeoutError:
     missing = [str(i) for i in range(1, place.count) if i not in came]
     noun = "process" if len(missing) == 1 else "processes"
-    for connection in came.values():
-      connection.close()
+    _close(came.values())
     raise ExperimentError(
       f"{noun} {', '.join(missing)} of {place.count} did not come to"
       f" --coordinator={_joined(*place.address)} in time: start all of them, or"
@@ -314,11 +321,13 @@ def _report(
     connection.settimeout(max(deadline - time.monotonic(), 0) + _HELLO_SECONDS)
     answer = team.receive(connection).about
   except (OSError, ValueError) as error:
+    connection.close()
     raise ExperimentError(
       f"process 0 at --coordinator={_joined(*place.address)} has gone: see its"
       " output"
     ) from error
   if answer["refused"] is not None:
+    connection.close()
     raise UsageError(answer["refused"])
   connection.settimeout(None)
   connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

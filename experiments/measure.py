@@ -45,8 +45,14 @@ _NEEDS = {
   "output": "activations",
 }
 _EXCLUDES = {
-  "model": ("activations", "data_dir"),
-  "activations": ("data_dir", "shift_map", "diagonal", "measure_examples"),
+  "model": ("activations", "data_dir", "coordinator"),
+  "activations": (
+    "data_dir",
+    "shift_map",
+    "diagonal",
+    "measure_examples",
+    "coordinator",
+  ),
 }
 
 

@@ -168,6 +168,8 @@ def train(
   if team is not None:
     team.tell(_about("train", network, dataset) | {"seeds": list(seeds)})
     _check_ready(team, team.hear_all())
+    # The others would have to go on from where it is: they see no folder.
+    options.pop("checkpoints", None)
   yield from training.train(
     network.model,
     dataset,

@@ -66,7 +66,7 @@ class Message(NamedTuple):
         about = json.loads(file[_ABOUT].tobytes())
         names = about.pop("names")
         arrays = {name: file[f"a{i}"] for i, name in enumerate(names)}
-    except (AttributeError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except (EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
       raise ValueError(f"not a message: {error}") from error
     return cls(about, arrays)
 
@@ -142,6 +142,13 @@ class Channel:
     """Waits for the next message."""
     return self._heard.get()
 
+  def close(self) -> None:
+    """Ends the connection."""
+    with contextlib.suppress(OSError):
+      self._connection.shutdown(socket.SHUT_RDWR)
+    self._thread.join()
+    self._connection.close()
+
   def wait_until_gone(self, seconds: float) -> None:
     """Waits for the other side to go."""
     self._thread.join(seconds)
@@ -200,6 +207,12 @@ class Team:
     """Lets the others end, all being well."""
     self._ending = True
     self.tell({"kind": STOP, "code": 0})
+
+  def close(self) -> None:
+    """Ends the connections; the others must know."""
+    self._ending = True
+    for channel in self._channels:
+      channel.close()
 
   def abort(self, code: int) -> NoReturn:
     """Ends all processes after a failure, wherever they are.
