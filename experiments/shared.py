@@ -321,18 +321,22 @@ def _train(
   team.tell({"kind": "ready", "index": team.index})
   if team.hear().about["kind"] != "go":
     return
-  seeds = message.about["seeds"]
-  # What fails here fails in process 0 alike.
-  with contextlib.suppress(UsageError, ExperimentError):
-    for _ in training.train(
-      model,
-      dataset,
-      config,
-      seeds,
-      devices=training_devices(),
-      diverged=lambda found: None,
-    ):
+  results = training.train(
+    model,
+    dataset,
+    config,
+    message.about["seeds"],
+    devices=training_devices(),
+    diverged=lambda found: None,
+  )
+  try:
+    for _ in results:
       pass
+  except (UsageError, ExperimentError):
+    pass  # process 0 meets it too
+  except (OSError, ValueError) as error:
+    # It does not, and waits for this process in the middle of a computation.
+    raise RuntimeError("training broke off") from error
 
 
 def _measure(
