@@ -27,16 +27,21 @@ ROOT = Path(__file__).parent.parent.parent
 
 def start(module, coordinator, index, *arguments):
   """One of two processes, with one device each."""
+  place = (
+    f"--coordinator={coordinator}",
+    "--num_processes=2",
+    f"--process_id={index}",
+  )
+  return start_as(module, {}, *place, *arguments)
+
+
+def start_as(module, environment, *arguments):
+  """A process with one device."""
+  one_device = {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
   return subprocess.Popen(
-    [
-      *(sys.executable, "-m", module),
-      f"--coordinator={coordinator}",
-      "--num_processes=2",
-      f"--process_id={index}",
-      *arguments,
-    ],
+    [sys.executable, "-m", module, *arguments],
     cwd=ROOT,
-    env={**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
+    env={**os.environ, **one_device, **environment},
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
@@ -246,6 +251,33 @@ def test_what_fails_in_process_0_ends_both_with_its_code(tmp_path):
   assert errors[0].startswith("error: ")
   assert len(errors[0].splitlines()) == 1
   assert errors[1] == ""
+
+
+@pytest.mark.slow
+def test_srun_needs_no_flags(tmp_path):
+  job = free_port() % 2**12  # jax takes a port from the job's number
+  variables = {
+    "SLURM_JOB_ID": str(job),
+    "SLURM_STEP_NODELIST": "localhost",
+    "SLURM_NTASKS": "2",
+    "SLURM_STEP_NUM_TASKS": "2",
+    "SLURM_STEP_NUM_NODES": "1",
+  }
+  processes = [
+    start_as(
+      "experiments.train",
+      variables | {"SLURM_PROCID": index, "SLURM_LOCALID": index},
+      f"--workdir={tmp_path / index}",
+      *TRAIN,
+      "--epochs=1",
+    )
+    for index in ("0", "1")
+  ]
+  said = [process.communicate(timeout=120) for process in processes]
+  assert [process.returncode for process in processes] == [0, 0], said
+  assert said[0][0].splitlines()[-1] == str(tmp_path / "0")
+  assert said[1] == ("", "")
+  assert [path.name for path in tmp_path.iterdir()] == ["0"]
 
 
 @pytest.mark.slow
