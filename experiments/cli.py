@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import importlib.metadata
 import os
 import re
 import sys
@@ -111,6 +110,8 @@ def _on_all_hosts(main: Callable[[], None]) -> None:
   if "coordinator" not in flags.FLAGS:
     main()
     return
+  import importlib.metadata
+
   from experiments import shared
   from experiments.config import HostConfig, from_flags
 
