@@ -7,7 +7,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from absl import app, flags, logging
 
@@ -102,9 +102,6 @@ _OWN_FLAGS = {
 }
 
 
-_HERE = (None, "local")
-
-
 def _on_all_hosts(main: Callable[[], None]) -> None:
   """Runs a command with what its flags say of processes, if they do."""
   if "coordinator" not in flags.FLAGS:
@@ -139,10 +136,11 @@ def _on_all_hosts(main: Callable[[], None]) -> None:
 
 def _shared_out() -> bool:
   """Whether the cells of a study are shared out among runs of their own."""
-  values = {name: flags.FLAGS[name].value for name in flags.FLAGS}
-  return (
-    values.get("task_index", -1) >= 0 or values.get("launcher") not in _HERE
-  )
+
+  def value(name: str, default: Any) -> Any:
+    return flags.FLAGS[name].value if name in flags.FLAGS else default
+
+  return value("task_index", -1) >= 0 or value("launcher", "local") != "local"
 
 
 def _guarded(main: Callable[[], None]) -> None:

@@ -71,13 +71,14 @@ def evaluate_sums(
     Loss in nats and accuracy in 0..1.
   """
   step = step or functools.partial(_compiled_batch, model)
-  loss, hits = 0.0, 0
   count = data.labels.shape[0]
-  for start in range(0, count, _BATCH):
-    images = data.images[start : start + _BATCH]
-    labels = data.labels[start : start + _BATCH]
-    added = step(params, images, labels)
-    loss, hits = loss + added[0], hits + added[1]
+  added = [
+    step(params, data.images[i : i + _BATCH], data.labels[i : i + _BATCH])
+    for i in range(0, count, _BATCH)
+  ]
+  loss, hits = (
+    functools.reduce(jnp.add, some) for some in zip(*added, strict=True)
+  )
   return loss / count, hits / count
 
 

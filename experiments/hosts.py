@@ -81,7 +81,7 @@ def find(
   return _given(config)
 
 
-def _given(config: HostConfig) -> Place:
+def _given(config: HostConfig) -> Place | None:
   host, colon, port = config.coordinator.rpartition(":")
   host = host.strip("[]")
   if not (colon and host and port.isdigit() and 0 < int(port) < 2**16):
@@ -121,7 +121,7 @@ def _detected(config: HostConfig) -> Place | None:
     )
   except Exception as error:
     raise UsageError(_not_found(f"jax finds none here ({error})")) from error
-  if None in (address, count, index):
+  if address is None or count is None or index is None:
     raise UsageError(_not_found("jax finds none here"))
   host, _, port = address.rpartition(":")
   local = None if devices is None else tuple(devices)
@@ -178,6 +178,9 @@ def _start_jax(place: Place) -> None:
     ),
     initialization_timeout=_JAX_SECONDS,
   )
+  # The processes tell each other of their devices when the first one asks, and
+  # wait for all: now, as later they do not ask at the same time.
+  jax.devices()
 
 
 def _joined(host: str, port: int) -> str:

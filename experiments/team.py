@@ -48,7 +48,9 @@ class Message(NamedTuple):
   def pack(self) -> bytes:
     """As bytes: an npz file."""
     about = self.about | {"names": list(self.arrays)}
-    parts = {f"a{i}": a for i, a in enumerate(self.arrays.values())}
+    parts: dict[str, Any] = {
+      f"a{i}": a for i, a in enumerate(self.arrays.values())
+    }
     parts[_ABOUT] = np.frombuffer(json.dumps(about).encode(), np.uint8)
     file = io.BytesIO()
     np.savez(file, **parts)

@@ -95,7 +95,8 @@ def test_two_processes_train_what_one_trains(alone, together, name):
     table = pd.DataFrame([json.loads(line) for line in lines])
     metrics.append(table.drop(columns="images_per_second"))
   assert len(metrics[0]) == 2 * len(two_processes.SEEDS[name])
-  pd.testing.assert_frame_equal(*metrics, rtol=1e-5, atol=1e-6)
+  first, second = metrics
+  pd.testing.assert_frame_equal(first, second, rtol=1e-5, atol=1e-6)
   for path in sorted((ours / "params").glob("*.npz")):
     pairs = zip(
       jax.tree.leaves(store.load_params(path)),
