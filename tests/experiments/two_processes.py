@@ -12,7 +12,7 @@ from experiments.config import (
   TrainConfig,
 )
 from experiments.progress import Progress
-from experiments.store import STAGES
+from experiments.run_folder import STAGES
 
 DATA = DataConfig(train_examples=256, test_examples=96)
 MODEL = ModelConfig(model="mlp", depth=1, width=8)
