@@ -170,6 +170,33 @@ class HostConfig:
   coordinator_timeout: int = 300
 
 
+@dataclasses.dataclass(frozen=True)
+class LaunchConfig:
+  """Where a study's cells are done.
+
+  Attributes:
+    launcher: local (in this process) or ray (by the workers of a Ray cluster,
+      or by several processes of this machine).
+    ray_address: HOST:PORT of a running Ray cluster, or auto for the one on this
+      machine; if empty, Ray is started on this machine alone and ended with the
+      study.
+    cell_cpus: CPU cores and threads of each cell under Ray; 0 for NPROC, or 2
+      if that is not set, but no more than the largest node has.
+    max_retries: how often a cell is begun again under Ray when its worker or
+      node was lost; errors of the cell itself are never retried.
+    task_index: do only this task's share of the cells, 0 to task_count - 1,
+      and write no tables; -1 to do all. See docs/scaling.md.
+    task_count: number of tasks that share the cells; 0 for one process.
+  """
+
+  launcher: str = "local"
+  ray_address: str = ""
+  cell_cpus: int = 0
+  max_retries: int = 3
+  task_index: int = -1
+  task_count: int = 0
+
+
 def attribute_help(cls: type) -> dict[str, str]:
   """The `Attributes:` section of a dataclass's docstring, by field."""
   section = (cls.__doc__ or "").split("Attributes:\n", 1)[1]

@@ -2,9 +2,22 @@
 
 import sys
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from tqdm import tqdm
+
+
+class Bar(Protocol):
+  """What work says of its progress; see `Progress`."""
+
+  def start(self, what: str) -> None:
+    """Names the job that runs now."""
+
+  def compiling(self, cost: float) -> None:
+    """Says that the next finished work includes a compilation."""
+
+  def advance(self, cost: float) -> None:
+    """Adds finished work."""
 
 
 class Progress:
@@ -48,6 +61,21 @@ class Progress:
     left = self._bar.total - self._bar.n
     self._bar.update(min(cost + self._pending, left))
     self._pending = 0.0
+
+  def undo(self, cost: float, jobs: int) -> None:
+    """Takes back finished work and started jobs that were lost.
+
+    Args:
+      cost: of the work; what is more than was done counts as all.
+      jobs: how many have to be done again.
+    """
+    self._jobs += jobs
+    self._bar.n -= min(cost, self._bar.n)
+    self._bar.refresh()
+
+  def say(self, text: str) -> None:
+    """Says something in a line above the bar."""
+    self._bar.write(text, file=sys.stderr)
 
   def __enter__(self) -> Self:
     """The bar itself."""

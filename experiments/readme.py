@@ -32,6 +32,7 @@ _FLAG_SECTIONS = (
   config.TrainConfig,
   config.MeasureConfig,
   config.HostConfig,
+  config.LaunchConfig,
 )
 
 

@@ -24,7 +24,7 @@ from experiments.config import (
 from experiments.datasets import Dataset
 from experiments.diverging import Divergence
 from experiments.errors import ExperimentError
-from experiments.progress import Progress
+from experiments.progress import Bar
 from experiments.run_folder import STAGES, RunFolder
 from experiments.shared import Network
 from experiments.training import TrainedSeed
@@ -37,6 +37,9 @@ from models.zoo import Model
 # forward pass and the handling of every activation.
 _TRAIN_FLOP, _FORWARD_FLOP, _UNIT = 1 / 60e9, 1 / 100e9, 4.5e-9
 _COMPILE = 5.0
+
+# Bytes of a process with its compiled programs and a step of measuring.
+_PROCESS = 3 << 29
 
 Part = tuple[int, str]  # a seed and a stage
 
@@ -127,14 +130,24 @@ def make_run(
     canvas=data.canvas,
     dtype=train.dtype,
   )
-  folder = RunFolder(path)
-  folder.check_format()
+  name = run_name(config, train)
+  run = Run(name, data, config, train, model, RunFolder(path))
+  run.folder.check_format()
   if claim:
-    folder.claim(
-      store.as_config(data=data, model=config, train=train),
-      store.provenance(dataset.provenance),
-    )
-  return Run(run_name(config, train), data, config, train, model, folder)
+    claim_folder(run, dataset)
+  return run
+
+
+def claim_folder(run: Run, dataset: Dataset) -> None:
+  """Makes a run's folder its own.
+
+  Raises:
+    ExperimentError: the folder holds a run with other flags or data.
+  """
+  run.folder.claim(
+    store.as_config(data=run.data, model=run.config, train=run.train),
+    store.provenance(dataset.provenance),
+  )
 
 
 def read_configs(path: Path) -> tuple[DataConfig, ModelConfig, TrainConfig]:
@@ -225,6 +238,15 @@ def expected_seconds(
   return images * train_cost + seen * measure_cost + compilations * _COMPILE
 
 
+def expected_bytes(run: Run, dataset: Dataset) -> int:
+  """About how much memory training and measuring take, for schedulers."""
+  images = sum(s.images.nbytes for s in (dataset.train, dataset.test))
+  specs, canvas = run.model.specs, run.data.canvas
+  units = sum(map(cost.units, walk(specs, canvas, 1)))
+  # Of a training step: activations, their gradients and what is in between.
+  return _PROCESS + 2 * images + 4 * 4 * units * run.train.batch_size
+
+
 def _image_costs(run: Run) -> tuple[float, float]:
   """Seconds a training image and a transformed image take."""
   specs, canvas = run.model.specs, run.data.canvas
@@ -233,9 +255,7 @@ def _image_costs(run: Run) -> tuple[float, float]:
   return 3 * flops * _TRAIN_FLOP, flops * _FORWARD_FLOP + units * _UNIT
 
 
-def train(
-  run: Run, dataset: Dataset, seeds: Sequence[int], bar: Progress
-) -> None:
+def train(run: Run, dataset: Dataset, seeds: Sequence[int], bar: Bar) -> None:
   """Trains seeds and stores each as soon as it is done.
 
   A seed whose loss is not finite is stored as failed; the others go on.
@@ -292,7 +312,7 @@ def measure(
   dataset: Dataset,
   config: MeasureConfig,
   parts: Sequence[Part],
-  bar: Progress,
+  bar: Bar,
 ) -> None:
   """Measures seeds and stages and stores each, but for failed seeds.
 

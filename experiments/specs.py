@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,9 +100,37 @@ def file_digests(text: str) -> dict[str, str]:
   Returns:
     By path as it is written in the text; empty if no file is named.
   """
+  return {p: hashlib.sha256(c).hexdigest() for p, c in files(text).items()}
+
+
+def files(text: str) -> dict[str, bytes]:
+  """The content of each file that the orbits are read from.
+
+  Args:
+    text: as for `parse_transforms`, and parsed by it before.
+
+  Returns:
+    By path as it is written in the text; empty if no file is named.
+  """
   items = (i for i in text.split(",") if i.startswith(_MATRIX))
   paths = [item.removeprefix(_MATRIX) for item in items]
-  return {p: hashlib.sha256(Path(p).read_bytes()).hexdigest() for p in paths}
+  return {path: Path(path).read_bytes() for path in paths}
+
+
+def with_files_at(text: str, places: Mapping[str, str]) -> str:
+  """The same orbits, read from files that lie elsewhere.
+
+  Args:
+    text: as for `parse_transforms`.
+    places: where each file of `files` is; of the same name, after which its
+      orbit is called.
+  """
+  return ",".join(
+    _MATRIX + places[item.removeprefix(_MATRIX)]
+    if item.startswith(_MATRIX)
+    else item
+    for item in text.split(",")
+  )
 
 
 def _parse_orbit(item: str, where: str) -> Transformations:

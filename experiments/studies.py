@@ -3,170 +3,49 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis import filters
 from experiments import (
-  building,
+  cells,
   checksums,
   diverging,
   exact,
+  launchers,
   locks,
-  measuring,
   reporting,
   runs,
   store,
 )
-from experiments.config import MeasureConfig, ModelConfig, TrainConfig
+from experiments.cells import Planned, Task
 from experiments.datasets import Dataset
 from experiments.diverging import Divergence
-from experiments.errors import UsageError
-from experiments.presets import Cell, Study, changed
+from experiments.launchers import Launcher
+from experiments.presets import Study
 from experiments.progress import Progress
 from experiments.run_folder import STAGES
-from experiments.runs import Part, Run
-from models import zoo
 
 # The width of random filters and of those that are compared with them: smaller
 # ones have hardly more weights than an edge detector has parameters.
 _FILTER_WIDTH = 5
 
 
-class Planned(NamedTuple):
-  """A cell with all its flags, and its run.
-
-  Attributes:
-    name: the cell's.
-    run: the run.
-    measure: how it is measured.
-  """
-
-  name: str
-  run: Run
-  measure: MeasureConfig
-
-
-class Work(NamedTuple):
-  """What is left to do of a cell."""
-
-  cell: Planned
-  seeds: list[int]
-  parts: list[Part]
-
-
-def plan(
-  study: Study, dataset: Dataset, workdir: Path, *, claim: bool = True
-) -> list[Planned]:
-  """Every cell with all its flags.
-
-  Args:
-    study: what to run.
-    dataset: the images.
-    workdir: the results folder.
-    claim: whether to make the folders of the runs; without, nothing is written.
-
-  Returns:
-    The cells.
-
-  Raises:
-    UsageError: flags that do not fit each other or the data.
-    ExperimentError: a folder of another run.
-  """
-  cells: list[Planned] = []
-  for cell in study.cells:
-    measure = changed(study.measure, cell.measure)
-    measuring.check(measure, dataset)
-    train: TrainConfig = changed(study.train, cell.train)
-    model = _architecture(cell, study, cells, dataset)
-    path = workdir / "runs" / runs.run_name(model, train)
-    run = runs.make_run(path, study.data, model, train, dataset, claim=claim)
-    cells.append(Planned(cell.name, run, measure))
-  _check_names(cells)
-  return cells
-
-
-def _check_names(cells: Sequence[Planned]) -> None:
-  """Two cells that share a folder would undo each other's measurements.
-
-  Raises:
-    UsageError: flags that make two cells the same network.
-  """
-  names: dict[Path, str] = {}
-  for cell in cells:
-    other = names.setdefault(cell.run.folder.path, cell.name)
-    if other != cell.name:
-      raise UsageError(
-        f"with these flags the cells {other!r} and {cell.name!r} are the same"
-        f" network, {cell.run.name}: leave them as the preset has them"
-      )
-
-
-def _architecture(
-  cell: Cell, study: Study, before: Sequence[Planned], dataset: Dataset
-) -> ModelConfig:
-  """The cell's architecture; its width, where it is to match another cell's.
-
-  Raises:
-    UsageError: no width matches.
-  """
-  model: ModelConfig = changed(study.model, cell.model)
-  if not cell.match:
-    return model
-  other = next(p.run for p in before if p.name == cell.match)
-  channels = dataset.train.images.shape[-1]
-
-  def maker(width: int) -> zoo.Model:
-    return building.build_model(
-      dataclasses.replace(model, width=width),
-      num_classes=dataset.num_classes,
-      canvas=study.data.canvas,
-    )
-
-  counts = other.model.parameter_counts(study.data.canvas, channels)
-  try:
-    width = zoo.matched_width(
-      maker,
-      sum(counts.values()),
-      canvas=study.data.canvas,
-      channels=channels,
-    )
-  except ValueError as error:
-    raise UsageError(f"cell {cell.name!r}: {error}") from error
-  return dataclasses.replace(model, width=width)
-
-
-def missing(
-  cells: Sequence[Planned], seeds: Sequence[int], *, claim: bool = True
-) -> list[Work]:
-  """What is left to do, cell by cell."""
-  return [
-    Work(
-      cell,
-      runs.missing_seeds(cell.run, seeds),
-      runs.missing_parts(cell.run, seeds, cell.measure, claim=claim),
-    )
-    for cell in cells
-  ]
-
-
-def cost(work: Work, dataset: Dataset) -> float:
-  """About how many seconds it will take."""
-  cell = work.cell
-  return runs.expected_seconds(
-    cell.run, dataset, work.seeds, cell.measure, work.parts
-  )
-
-
-def run_study(study: Study, dataset: Dataset, workdir: Path) -> None:
+def run_study(
+  study: Study,
+  dataset: Dataset,
+  workdir: Path,
+  launch: Launcher = launchers.local,
+) -> None:
   """Trains and measures what is missing, then writes tables and report.
 
   Args:
     study: what to run.
     dataset: the images.
     workdir: the results folder; runs go to `runs/` inside.
+    launch: what does the cells.
 
   Raises:
     UsageError: flags that do not fit each other or the data.
@@ -174,33 +53,77 @@ def run_study(study: Study, dataset: Dataset, workdir: Path) -> None:
     NonFiniteLossError: as `collect`.
   """
   with locks.holding(workdir):
-    _run_study(study, dataset, workdir)
+    planned = cells.plan(study, dataset, workdir)
+    _do(planned, study, dataset, launch)
+    collect(planned, study, dataset, workdir)
 
 
-def _run_study(study: Study, dataset: Dataset, workdir: Path) -> None:
-  cells = plan(study, dataset, workdir)
-  left = missing(cells, study.seeds)
-  jobs = sum(len(work.seeds) + len(work.parts) for work in left)
-  if jobs:
-    total = sum(cost(work, dataset) for work in left)
-    with Progress(total, jobs) as bar:
-      for work in left:
-        run = work.cell.run
-        with locks.holding(run.folder.path):
-          runs.train(run, dataset, work.seeds, bar)
-          runs.measure(run, dataset, work.cell.measure, work.parts, bar)
-  collect(cells, study, dataset, workdir)
+def run_task(study: Study, dataset: Dataset, workdir: Path, task: Task) -> str:
+  """Trains and measures what is missing of a task's share of the cells.
+
+  Tasks may run at the same time, also on several machines that share the
+  folder. Tables and report are left to `run_study`.
+
+  Args:
+    study: what to run.
+    dataset: the images.
+    workdir: the results folder.
+    task: which share.
+
+  Returns:
+    What was done, for the user.
+
+  Raises:
+    UsageError, ExperimentError: see `run_study`.
+    NonFiniteLossError: at the end, if trainings failed.
+  """
+  with locks.holding(workdir, shared=True):
+    planned = cells.plan(study, dataset, workdir)
+    share = cells.share(planned, study, dataset, task)
+    _do(share, study, dataset, launchers.local)
+    diverging.check(
+      {c.run.name: runs.failures(c.run, study.seeds) for c in share},
+      f"what did not fail of task {task.index} is in {workdir}",
+    )
+  names = ", ".join(cell.name for cell in share) or "none"
+  return (
+    f"task {task.index} of {task.count} is complete: {len(share)} of"
+    f" {len(planned)} cells ({names}). When all tasks are, the same command"
+    " without --task_index and --task_count writes the tables and the report."
+  )
 
 
-def dry_run(study: Study, dataset: Dataset, workdir: Path) -> str:
+def _do(
+  planned: Sequence[Planned], study: Study, dataset: Dataset, launch: Launcher
+) -> None:
+  """Does what is missing of some cells."""
+  cells.claim(planned, dataset)
+  left = [w for w in cells.missing(planned, study.seeds) if cells.jobs(w)]
+  if left:
+    total = sum(cells.cost(work, dataset) for work in left)
+    with Progress(total, sum(map(cells.jobs, left))) as bar:
+      launch(left, dataset, bar)
+
+
+def dry_run(
+  study: Study, dataset: Dataset, workdir: Path, task: Task | None = None
+) -> str:
   """A line a cell: what it is, what is done, and the time expected.
 
   Nothing is written.
+
+  Args:
+    study: what would be run.
+    dataset: the images, or an outline of them.
+    workdir: the results folder.
+    task: whose share; None for all cells.
   """
   lines, total = [], 0.0
-  cells = plan(study, dataset, workdir, claim=False)
-  for work in missing(cells, study.seeds, claim=False):
-    seconds = cost(work, dataset)
+  share = planned = cells.plan(study, dataset, workdir)
+  if task is not None:
+    share = cells.share(planned, study, dataset, task)
+  for work in cells.missing(share, study.seeds, claim=False):
+    seconds = cells.cost(work, dataset)
     total += seconds
     failed = len(runs.failures(work.cell.run, study.seeds))
     n = len(study.seeds) - failed
@@ -210,8 +133,11 @@ def dry_run(study: Study, dataset: Dataset, workdir: Path) -> str:
       f" {2 * n - len(work.parts)}/{2 * n}, {seconds / 60:.1f} min to go"
       + (f", {failed} failed" if failed else "")
     )
+  which = f"{len(lines)} cells"
+  if task is not None:
+    which = f"task {task.index} of {task.count}: {which} of {len(planned)}"
   lines.append(
-    f"{len(lines)} cells, seeds {', '.join(map(str, study.seeds))}: about"
+    f"{which}, seeds {', '.join(map(str, study.seeds))}: about"
     f" {total / 60:.0f} min on 2 cores"
   )
   return "\n".join(lines)

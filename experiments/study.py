@@ -35,14 +35,17 @@ config.define_flags(
   config.TrainConfig,
   config.MeasureConfig,
   config.HostConfig,
+  config.LaunchConfig,
   skip=("model", "pooling", "depth"),
 )
 
 
 def main() -> None:
   """Runs or resumes a study; prints the path of its results last."""
-  from experiments import datasets, presets, studies
+  from experiments import datasets, launchers, presets, studies
 
+  launching = config.from_flags(config.LaunchConfig)
+  launch, task = launchers.choose(launching), launchers.task(launching)
   changes = {
     field.name: flags.FLAGS[field.name].value
     for cls in (
@@ -59,9 +62,14 @@ def main() -> None:
   study = presets.build(flags.FLAGS.preset, changes)
   workdir = Path(flags.FLAGS.workdir or presets.default_workdir(study))
   if flags.FLAGS.dry_run:
-    print(studies.dry_run(study, datasets.outline(study.data), workdir))
+    outline = datasets.outline(study.data)
+    print(studies.dry_run(study, outline, workdir, task))
     return
-  studies.run_study(study, datasets.load(study.data), workdir)
+  dataset = datasets.load(study.data)
+  if task is not None:
+    print(studies.run_task(study, dataset, workdir, task))
+    return
+  studies.run_study(study, dataset, workdir, launch)
   print(workdir)
 
 

@@ -1,6 +1,5 @@
 """What several test files share: fake IDX files and tiny networks."""
 
-import dataclasses
 import gzip
 import hashlib
 import runpy
@@ -23,7 +22,6 @@ from experiments import (
   cli,
   datasets,
   idx,
-  presets,
   studies,
   training,
 )
@@ -32,6 +30,7 @@ from experiments.datasets import Dataset
 from experiments.idx import IdxFiles
 from experiments.presets import Study
 from models.zoo import Model
+from tests.experiments import tiny
 
 TRAIN, TEST = 12, 8  # images of a fake set
 
@@ -205,28 +204,7 @@ def finished(
   Tests that change the folder copy it.
   """
   del lenient_optax
-  changes = {
-    "width": 4,
-    "epochs": 1,
-    "train_examples": 200,
-    "test_examples": 60,
-    # Five elements each: orbits of one size share a compiled program.
-    "transforms": "translation:2,rotation:5/15,scaling:x1.1/x1.2",
-    "shift_map": "2:2",
-    "measure_examples": 16,
-    "strategy": "loop",
-    "seeds": (0, 1),
-  }
-  study = presets.build("quick", changes)
-  # The shallow half, by the names of the deep one, which claims are about:
-  # deep networks take long to compile.
-  cells = tuple(
-    dataclasses.replace(cell, name=cell.name.removeprefix("shallow "))
-    for cell in study.cells
-    if cell.name.startswith("shallow ")
-  )
-  names = tuple(cell.name for cell in cells)
-  study = dataclasses.replace(study, cells=cells, overview=names)
+  study = tiny.study()
   dataset = datasets.load(study.data)
   workdir = tmp_path_factory.mktemp("study") / "results"
   studies.run_study(study, dataset, workdir)

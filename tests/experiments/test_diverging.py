@@ -17,6 +17,7 @@ from experiments import (
   studies,
   training,
 )
+from experiments.cells import plan
 from experiments.config import TrainConfig
 from experiments.diverging import Divergence, NonFiniteLossError
 from experiments.errors import ExperimentError
@@ -241,7 +242,7 @@ def test_claims_use_the_seeds_that_are_left_in_both_networks(
   monkeypatch.setattr(reporting, "_draw", lambda *args: {})
   run = next(
     c.run
-    for c in studies.plan(copied.study, copied.dataset, copied.workdir)
+    for c in plan(copied.study, copied.dataset, copied.workdir)
     if c.name == "unpooled"
   )
   lines = [line for line in run.folder.metrics() if line["seed"] != 1]

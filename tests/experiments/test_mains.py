@@ -67,7 +67,7 @@ def requested(monkeypatch):
   monkeypatch.setattr(
     studies,
     "run_study",
-    lambda study, dataset, workdir: result.append((study, workdir)),
+    lambda study, dataset, workdir, launch: result.append((study, workdir)),
   )
   return result
 

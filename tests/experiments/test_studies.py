@@ -17,6 +17,7 @@ from experiments import (
   studies,
   training,
 )
+from experiments.cells import plan
 from experiments.errors import ExperimentError, UsageError
 from experiments.reporting import FIGURES
 from tests.experiments.test_measuring import PROMISED
@@ -208,7 +209,7 @@ def test_a_lost_seed_is_trained_again_to_the_same_parameters(
 
   monkeypatch.setattr(runs, "train", noted)
   studies.run_study(copied.study, copied.dataset, copied.workdir)
-  assert trained == [(RUNS[0], [1]), (RUNS[1], [])]
+  assert trained == [(RUNS[0], [1])]
   assert path.read_bytes() == before
 
 
@@ -269,7 +270,7 @@ def test_a_cell_gets_another_ones_number_of_parameters(small, tmp_path):
   names = ("depth 4", "depth 2, matched", "depth 6, matched")
   cells = tuple(cell for cell in study.cells if cell.name in names)
   study = dataclasses.replace(study, cells=cells)
-  planned = studies.plan(study, small, tmp_path / "results", claim=False)
+  planned = plan(study, small, tmp_path / "results")
   counts = [
     sum(cell.run.model.parameter_counts(32).values()) for cell in planned
   ]
@@ -284,7 +285,7 @@ def test_a_width_that_matches_nothing_names_the_cell(small, tmp_path):
   two = presets.Cell("other", {"depth": 4, "head": "gap"}, match="small")
   study = dataclasses.replace(study, cells=(one, two))
   with pytest.raises(UsageError, match="cell 'other': no width gives"):
-    studies.plan(study, small, tmp_path, claim=False)
+    plan(study, small, tmp_path)
 
 
 def test_cells_that_flags_make_the_same_are_refused(finished, tmp_path):
@@ -294,7 +295,7 @@ def test_cells_that_flags_make_the_same_are_refused(finished, tmp_path):
   )
   study = dataclasses.replace(finished.study, cells=cells)
   with pytest.raises(UsageError, match="'pooled' and 'unpooled' are the same"):
-    studies.plan(study, finished.dataset, tmp_path, claim=False)
+    plan(study, finished.dataset, tmp_path)
 
 
 def test_networks_are_described_one_a_row(finished):
