@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
@@ -163,7 +164,7 @@ def measure(mlp, small, crews):
     )
 
     def load(seed, stage):
-      return mlp.init(jax.random.key(seed), np.zeros((1, 32, 32, 1), "f4"))
+      return mlp.init(jax.random.key(seed), jnp.zeros((1, 32, 32, 1)))
 
     done = []
     tables = shared.measure(
