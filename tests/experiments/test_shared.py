@@ -180,6 +180,7 @@ def measure(mlp, small, crews):
   return call
 
 
+@pytest.mark.slow
 def test_each_process_measures_networks_of_its_own(measure, mlp, small):
   tables, done, load = measure()
   for table, (seed, stage) in zip(
