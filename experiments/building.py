@@ -1,6 +1,7 @@
 """Network, optimizer and augmentation, each from its flags."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from jaxtyping import Array
 from analysis import transforms
 from experiments import specs
 from experiments.config import ModelConfig, TrainConfig
-from experiments.errors import UsageError
+from experiments.errors import UsageError, as_flag
 from models.zoo import MODELS, Model
 
 _LEARNING_RATES = {"adamw": 4e-3, "sgd": 0.05}
@@ -73,7 +74,7 @@ def build_model(
   try:
     return _module(config.model, num_classes, canvas, dtype, fields)
   except ValueError as error:
-    raise UsageError(str(error)) from error
+    raise UsageError(as_flag(str(error))) from error
 
 
 @functools.cache
@@ -96,6 +97,20 @@ def peak_learning_rate(config: TrainConfig) -> float:
   return config.learning_rate or _LEARNING_RATES[config.optimizer]
 
 
+def check_rates(config: TrainConfig) -> None:
+  """Refuses a learning rate or weight decay that is no number from 0 on.
+
+  Raises:
+    UsageError: naming the flag.
+  """
+  for name in ("learning_rate", "weight_decay"):
+    value = getattr(config, name)
+    if not (math.isfinite(value) and value >= 0):
+      raise UsageError(
+        f"--{name}={value:g} is not a finite number from 0 on: give another"
+      )
+
+
 def make_optimizer(
   config: TrainConfig, steps: int
 ) -> optax.GradientTransformation:
@@ -116,6 +131,7 @@ def make_optimizer(
       f"--optimizer={config.optimizer} is not one of"
       f" {', '.join(_LEARNING_RATES)}"
     )
+  check_rates(config)
   peak = peak_learning_rate(config)
   if config.schedule == "cosine":
     schedule = optax.warmup_cosine_decay_schedule(

@@ -2,17 +2,21 @@
 
 import dataclasses
 import functools
+import io
 import os
 import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from absl import app, flags, logging
 
 from experiments import interrupts
 from experiments.errors import ExperimentError, UsageError
+
+_EXHAUSTED = "RESOURCE_EXHAUSTED"
 
 USAGE, FAILURE, INTERRUPTED = 2, 1, 130
 
@@ -57,6 +61,9 @@ def run(
   """
   for name in ("debug", "compilation_cache"):
     flags.declare_key_flag(name)
+  if isinstance(sys.stdout, io.TextIOWrapper):
+    # A folder's name may be no text, or none that the terminal knows.
+    sys.stdout.reconfigure(errors="backslashreplace")
   app.run(
     lambda argv: _guarded(
       functools.partial(_on_all_hosts, functools.partial(main, *argv[1:]))
@@ -169,6 +176,15 @@ def _reported(main: Callable[[], None]) -> None:
     print(f"error: {interrupts.HINT}", file=sys.stderr, flush=True)
     sys.stdout.flush()
     os._exit(error.code)  # XLA may be computing still
+  except (MemoryError, RuntimeError) as error:
+    # XLA's own error is a RuntimeError, and jax may not have been imported.
+    if not isinstance(error, MemoryError) and _EXHAUSTED not in str(error):
+      raise
+    _fail(
+      f"out of memory: give fewer images, or a smaller --width, --canvas or"
+      f" --batch_size ({str(error)[:200] or 'no more is known'})",
+      FAILURE,
+    )
   except KeyboardInterrupt:
     _fail(interrupts.HINT, INTERRUPTED)
 
@@ -180,6 +196,20 @@ def _prepare() -> None:
 
   platform.keep_freed_memory()
   compilations.keep(flags.FLAGS.compilation_cache)
+
+
+def workdir(value: str) -> Path:
+  """The folder that a flag names.
+
+  Raises:
+    UsageError: no name, or that of a file.
+  """
+  if not value.strip():
+    raise UsageError("--workdir is empty: name a folder")
+  path = Path(value)
+  if path.exists() and not path.is_dir():
+    raise UsageError(f"--workdir={value} is not a folder: name another")
+  return path
 
 
 def warn(text: str) -> None:

@@ -70,15 +70,26 @@ def _effects(folder: Path) -> pd.DataFrame:
         f"{folder} holds no {name}: give the results folder of a study, or run"
         f" python -m experiments.report --workdir={folder}"
       )
-  read = checksums.Sums(folder).read
-  claims = store.read_table(folder / "claims.csv", read=read)
+  claims = _read(folder, "claims.csv", ["claim", "verdict", "decided_by"])
   whole = claims.assign(role="claim", label=claims["decided_by"])
   whole["label"] = "decided by its weakest part"
   columns = [*_KEYS, "verdict", "effect", "low", "high"]
-  effects = store.read_table(folder / "effects.csv", read=read)
+  effects = _read(folder, "effects.csv", columns)
   table = pd.concat([whole[columns], effects[columns]], ignore_index=True)
   numbers = ["effect", "low", "high"]
   return table.assign(**{n: table[n].astype(float) for n in numbers})
+
+
+def _read(folder: Path, name: str, columns: list[str]) -> pd.DataFrame:
+  table = store.read_table(folder / name, read=checksums.Sums(folder).read)
+  columns = [*columns, "effect", "low", "high"]
+  try:
+    store.require(folder / name, table, columns)
+  except ExperimentError as error:
+    raise ExperimentError(
+      f"{error}, python -m experiments.report --workdir={folder}"
+    ) from error
+  return table
 
 
 def _change(row: dict[Any, Any]) -> str:

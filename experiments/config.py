@@ -15,6 +15,9 @@ from experiments.errors import UsageError
 
 T = TypeVar("T")
 
+# More than anybody can train; the list of them has to fit into memory.
+_MOST_SEEDS = 100_000
+
 # Flags defined here belong to the command that asks for them, so that its
 # --help lists them.
 flags.disclaim_key_flags()
@@ -241,7 +244,9 @@ def define_seed_flags(seeds: int | None) -> None:
   text = "use seeds 0 to N - 1"
   if seeds is None:
     text += "; the preset's number if not given"
-  flags.DEFINE_integer("seeds", seeds, text, lower_bound=1)
+  flags.DEFINE_integer(
+    "seeds", seeds, text, lower_bound=1, upper_bound=_MOST_SEEDS
+  )
   flags.DEFINE_integer(
     "seed", None, "use this one seed", lower_bound=0, upper_bound=2**32 - 1
   )

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import idx
+from experiments import idx, memory
 from experiments.config import DataConfig
 from experiments.errors import ExperimentError, UsageError
 
@@ -162,12 +162,22 @@ def _on_canvas(split: Split, config: DataConfig) -> Split:
       f"--canvas={config.canvas} is smaller than the {height}x{width} images of"
       f" {config.dataset}"
     )
+  _check_fits(len(split.images), config.canvas, split.images.shape[3])
   pads = [
     ((config.canvas - n) // 2, config.canvas - n - (config.canvas - n) // 2)
     for n in (height, width)
   ]
   images = np.pad(split.images, ((0, 0), *pads, (0, 0)))
   return split._replace(images=images)
+
+
+def _check_fits(count: int, canvas: int, channels: int = 1) -> None:
+  short = memory.shortage(count * canvas * canvas * channels)
+  if short:
+    raise UsageError(
+      f"--canvas={canvas}: {count:,} images of that size: that {short}; give a"
+      " smaller one"
+    )
 
 
 def _sha256(split: Split) -> str:
@@ -191,6 +201,7 @@ def _digits(canvas: int) -> tuple[Split, Split, dict[str, Any]]:
   if canvas < _BOX:
     raise UsageError(f"--canvas={canvas} is smaller than the {_BOX} px box")
   raw, labels = load_digits(return_X_y=True)
+  _check_fits(len(labels), canvas)
   small = np.asarray(raw, np.int64).reshape(-1, 8, 8)
   images = _centre(_enlarge(small), canvas)[..., None]
   labels = np.asarray(labels, np.int32)
@@ -270,12 +281,22 @@ def _idx_folder(name: str, folder: Path) -> tuple[Split, Split, dict[str, Any]]:
     )
     for split in ("train", "test")
   ]
+  for split, which in zip(splits, ("train", "test"), strict=True):
+    _check_counts(split, files[which, "images"], files[which, "labels"])
   origin = {
     "source": "IDX files",
     "order": "IDX",
     "file_sha256": idx.FAMILY[name].sha256,
   }
   return splits[0], splits[1], origin
+
+
+def _check_counts(split: Split, images: Path, labels: Path) -> None:
+  if len(split.images) != len(split.labels):
+    raise ExperimentError(
+      f"{images} has {len(split.images):,} images and {labels}"
+      f" {len(split.labels):,} labels: they are not of one set"
+    )
 
 
 # --- other sets --------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The two ways in which a command ends badly, each one line for the user."""
 
 import errno
+import re
 from pathlib import Path
 
 
@@ -10,6 +11,18 @@ class UsageError(Exception):
 
 class ExperimentError(Exception):
   """The work failed; exit code 1. Says what, where and what to do."""
+
+
+def as_flag(message: str) -> str:
+  """A message that begins with name=value, as the flag that it is about.
+
+  Args:
+    message: of a library's check, as in "pooling='min' is not one of ...".
+
+  Returns:
+    The message with --name=value in front; other messages as they are.
+  """
+  return re.sub(r"^(\w+)=(?:'([^']*)'|(?=[^']))", r"--\1=\2", message)
 
 
 _REMEDIES = {

@@ -5,6 +5,7 @@ Format: http://yann.lecun.com/exdb/mnist (LeCun, Cortes and Burges, 1998).
 
 import gzip
 import hashlib
+import math
 import struct
 import zlib
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from experiments import archives
 from experiments.errors import ExperimentError
 
 
@@ -111,8 +113,11 @@ def verify(name: str, path: Path) -> None:
   Raises:
     ExperimentError: the file is missing or is not what it should be.
   """
+  expected = FAMILY[name].size[path.name]
   try:
-    content = path.read_bytes()
+    archives.check_regular(path)
+    with path.open("rb") as file:
+      content = file.read(max(_largest(path.name), expected) + 1)
   except OSError as error:
     raise ExperimentError(
       f"{path} cannot be read ({error.strerror}); {ways_to_get(name)}"
@@ -126,13 +131,18 @@ def verify(name: str, path: Path) -> None:
         f"{path} is {other}'s file, not {name}'s; use --dataset={other} or"
         f" another --data_dir; {ways_to_get(name)}"
       )
-  size, expected = len(content), FAMILY[name].size[path.name]
+  size = len(content)
   what = (
     f"truncated ({size} of {expected} bytes)"
     if size < expected
     else f"corrupted (sha256 {digest[:12]}...)"
   )
   raise ExperimentError(f"{path} is {what}; {ways_to_get(name)}")
+
+
+def _largest(file: str) -> int:
+  """The size of the largest file of this name in the family."""
+  return max(files.size[file] for files in FAMILY.values())
 
 
 def ways_to_get(name: str) -> str:
@@ -158,17 +168,24 @@ def read(path: Path, rank: int) -> np.ndarray:
   Raises:
     ExperimentError: not such a file.
   """
+  head = 4 * (rank + 1)
   try:
-    content = gzip.decompress(path.read_bytes())
-    magic, *shape = struct.unpack_from(f">{rank + 1}i", content)
-  except (OSError, EOFError, zlib.error, struct.error) as error:
+    archives.check_regular(path)
+    with gzip.open(path) as file:
+      magic, *shape = struct.unpack(f">{rank + 1}i", file.read(head))
+      if magic != 0x0800 + rank or min(shape) < 0:
+        raise ValueError(f"magic number {magic:#x}, shape {tuple(shape)}")
+      size = math.prod(shape)
+      archives.check_fits(size)
+      content = file.read(size + 1)  # no more, whatever else it expands to
+  except (OSError, EOFError, ValueError, zlib.error, struct.error) as error:
     raise ExperimentError(
-      f"{path} is not a gzipped IDX file: {error}"
+      f"{path} is not a gzipped IDX file of rank {rank}: {error}"
     ) from error
-  offset = 4 * (rank + 1)
-  if magic != 0x0800 + rank or int(np.prod(shape)) != len(content) - offset:
+  if len(content) != size:
+    found = "more" if len(content) > size else f"{len(content):,}"
     raise ExperimentError(
-      f"{path} is not an IDX file of rank {rank}: magic number {magic:#x},"
-      f" shape {tuple(shape)}, {len(content) - offset} bytes of data"
+      f"{path} is not an IDX file of rank {rank}: shape {tuple(shape)} is"
+      f" {size:,} bytes, and it has {found}"
     )
-  return np.frombuffer(content, np.uint8, offset=offset).reshape(shape)
+  return np.frombuffer(content, np.uint8).reshape(shape)

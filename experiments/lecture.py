@@ -13,7 +13,6 @@ learned filters are better explained as edges than random ones; see the page.
 """
 
 import dataclasses
-from pathlib import Path
 
 from absl import flags
 
@@ -34,7 +33,7 @@ def main() -> None:
   dataset = datasets.load(data)
   if not flags.FLAGS["epochs"].present and data.dataset == "digits":
     train = dataclasses.replace(train, epochs=20)  # it has few images
-  workdir = Path(flags.FLAGS.workdir)
+  workdir = cli.workdir(flags.FLAGS.workdir)
   with locks.holding(workdir):
     arrays, numbers = lecture_page.compute(workdir, data, train, seeds, dataset)
     provenance = store.provenance(dataset.provenance)

@@ -6,6 +6,9 @@ from analysis.transforms import matrix
 
 Matrix = tuple[float, ...]
 
+# Some ten thousand transformations, which nobody can wait for.
+_MOST_BYTES = 2**20
+
 
 def read_matrices(path: Path) -> tuple[Matrix, ...]:
   """Reads 2x3 matrices, one a line.
@@ -27,6 +30,10 @@ def read_matrices(path: Path) -> tuple[Matrix, ...]:
       names file, line and value.
   """
   try:
+    if path.exists() and not path.is_file():
+      raise OSError(0, "it is no ordinary file")
+    if path.exists() and path.stat().st_size > _MOST_BYTES:
+      raise OSError(0, f"it has more than {_MOST_BYTES:,} bytes")
     text = path.read_text(encoding="utf-8-sig")  # spreadsheets write the mark
   except (OSError, UnicodeDecodeError) as error:
     why = getattr(error, "strerror", None) or "it is not text"

@@ -83,7 +83,7 @@ def _measure_own(given: set[str]) -> None:
   )
 
   values = flags.FLAGS
-  workdir = Path(values.workdir)
+  workdir = cli.workdir(values.workdir)
   user_measuring.check_workdir(workdir)
   wanted = config.from_flags(config.MeasureConfig)
   by_name = "measures" in given and wanted.measures != "all"
@@ -117,7 +117,7 @@ def _measure_run() -> None:
   from analysis.statistics import summarize
   from experiments import locks, reporting, runs
 
-  path = Path(flags.FLAGS.workdir)
+  path = cli.workdir(flags.FLAGS.workdir)
   wanted = config.from_flags(config.MeasureConfig)
   runs.read_configs(path)  # or there is nothing to hold a lock of
   with locks.holding(path):
@@ -155,6 +155,8 @@ def _measure_missing(
     raise ExperimentError(
       f"{path} holds no trained seed: run python -m experiments.train first"
     )
+  for part in runs.missing_parts(run, seeds, wanted, claim=False):
+    runs.load_params(run, dataset, part)  # or it stops here, not half-way
   parts = runs.missing_parts(run, seeds, wanted)
   if parts:
     total = runs.expected_seconds(run, dataset, [], wanted, parts)

@@ -14,7 +14,7 @@ from analysis.measures import MEASURES, resolve
 from experiments import building, specs
 from experiments.config import MeasureConfig, ModelConfig
 from experiments.datasets import Dataset
-from experiments.errors import UsageError
+from experiments.errors import UsageError, as_flag
 from models.zoo import Model
 
 # The orbits of one question each: a grid of translations is for the sensitivity
@@ -31,7 +31,7 @@ def parse_orbits(config: MeasureConfig) -> tuple[actions.Orbit, ...]:
   try:
     sampling.check_kind(config.order, config.border)
   except ValueError as error:
-    raise UsageError(f"--{error}") from error
+    raise UsageError(as_flag(str(error))) from error
   parsed = specs.parse_transforms(config.transforms, "transforms")
   if not parsed:
     raise UsageError("--transforms is empty: give at least one transformation")
@@ -66,6 +66,11 @@ def parse_diagonal(config: MeasureConfig) -> actions.Orbit | None:
   """
   if config.diagonal < 0:
     raise UsageError(f"--diagonal={config.diagonal} is negative")
+  if 2 * config.diagonal >= specs.MOST_ELEMENTS:
+    raise UsageError(
+      f"--diagonal={config.diagonal} is {2 * config.diagonal + 1:,} steps: give"
+      f" at most {specs.MOST_ELEMENTS:,}"
+    )
   if not config.diagonal:
     return None
   steps = range(-config.diagonal, config.diagonal + 1)
@@ -87,6 +92,11 @@ def parse_measures(config: MeasureConfig) -> tuple[str, ...]:
   if config.measures == "all":
     return tuple(MEASURES)
   names = tuple(filter(None, config.measures.split(",")))
+  if not names:
+    raise UsageError(
+      f"--measures={config.measures} names none: give some of"
+      f" {', '.join(MEASURES)}, or all"
+    )
   try:
     resolve(names)
   except ValueError as error:

@@ -8,8 +8,6 @@ is loaded and nothing is computed again. Equal tables give equal bytes.
 Expected time: 10 s.
 """
 
-from pathlib import Path
-
 from absl import flags
 
 from experiments import cli
@@ -21,7 +19,7 @@ def main() -> None:
   """Redraws a study's figures; prints the path of its results last."""
   from experiments import locks, reporting
 
-  workdir = Path(flags.FLAGS.workdir)
+  workdir = cli.workdir(flags.FLAGS.workdir)
   reporting.read(workdir)  # or there is nothing to hold a lock of
   with locks.holding(workdir):
     written = reporting.write_report(workdir)

@@ -33,13 +33,18 @@ FIGURES: dict[str, tuple[Callable[[pd.DataFrame], Figure], str]] = {
   "training_curves": (figures.training_curves, "training.csv"),
 }
 
-# What a report is made of.
-TABLES = (
-  "measurements.parquet",
-  "training.csv",
-  "networks.csv",
-  "exact.csv",
-)
+# What a report is made of, and the columns without which it cannot be.
+_COLUMNS = {
+  "measurements.parquet": (
+    *("run", "seed", "stage", "layer", "layer_index", "transform", "orbit"),
+    *("theta", "magnitude", "unit", "displacement_px", "measure", "value"),
+    *("floor", "note", "n_images"),
+  ),
+  "training.csv": ("run", "seed", "epoch", "test_accuracy"),
+  "networks.csv": ("cell", "run", "seed", "stage", "test_accuracy"),
+  "exact.csv": ("check", "expected", "obtained", "counted"),
+}
+TABLES = tuple(_COLUMNS)
 
 
 class Results(NamedTuple):
@@ -98,6 +103,8 @@ def read(workdir: Path) -> Results:
       f"{workdir / 'provenance.json'} is not a study of this version:"
       f" {error} is missing; run the study again"
     ) from error
+  for name, table in tables.items():
+    store.require(workdir / name, table, _COLUMNS[name])
   return Results(tables, provenance, runs, overview, _read_failures(workdir))
 
 

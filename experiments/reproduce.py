@@ -28,7 +28,6 @@ the published size needs.
 """
 
 import importlib
-from pathlib import Path
 
 from absl import flags
 
@@ -67,7 +66,7 @@ def main(name: str) -> None:
   if flags.FLAGS["seeds"].present or flags.FLAGS["seed"].present:
     changes["seeds"] = config.seeds_from_flags()
   settings = base.resized(experiment, changes)
-  workdir = Path(
+  workdir = cli.workdir(
     flags.FLAGS.workdir or base.default_workdir(experiment, settings)
   )
   with locks.holding(workdir):

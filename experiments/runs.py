@@ -13,7 +13,16 @@ from typing import Any
 
 import pandas as pd
 
-from experiments import building, measuring, shared, specs, store, training
+from experiments import (
+  building,
+  checks,
+  measuring,
+  parameters,
+  shared,
+  specs,
+  store,
+  training,
+)
 from experiments.checkpoints import Checkpoints
 from experiments.config import (
   DataConfig,
@@ -109,6 +118,8 @@ def make_run(
 ) -> Run:
   """Builds a run and makes its folder its own.
 
+  Everything that can be wrong is looked at before the folder is touched.
+
   Args:
     path: the run folder.
     data: where the images come from.
@@ -130,6 +141,8 @@ def make_run(
     canvas=data.canvas,
     dtype=train.dtype,
   )
+  checks.check_training(train, len(dataset.train.labels))
+  checks.check_memory(model, config, train, dataset)
   name = run_name(config, train)
   run = Run(name, data, config, train, model, RunFolder(path))
   run.folder.check_format()
@@ -163,15 +176,33 @@ def read_configs(path: Path) -> tuple[DataConfig, ModelConfig, TrainConfig]:
     )
   config = store.read_json(path / "config.json")
   try:
-    return (
+    found = (
       DataConfig(**config["data"]),
       ModelConfig(**config["model"]),
       TrainConfig(**config["train"]),
     )
+    for section in found:
+      _check_types(section)
   except (KeyError, TypeError) as error:
     raise ExperimentError(
       f"{path / 'config.json'} is not a run of this version: {error}"
     ) from error
+  return found
+
+
+def _check_types(section: Any) -> None:
+  """Refuses values of another type than the flag's default.
+
+  Raises:
+    TypeError: naming flag and value.
+  """
+  for field in dataclasses.fields(section):
+    value, usual = getattr(section, field.name), type(field.default)
+    fits = isinstance(value, (int, float) if usual is float else usual)
+    if not fits or (isinstance(value, bool) and usual is not bool):
+      raise TypeError(
+        f"{field.name} is {value!r}, which is no {usual.__name__}"
+      )
 
 
 def missing_seeds(run: Run, seeds: Sequence[int]) -> list[int]:
@@ -329,7 +360,7 @@ def measure(
     dataset,
     config,
     [(seed, stage) for seed, stage in parts if seed in trained],
-    run.folder.load_params,
+    lambda seed, stage: load_params(run, dataset, (seed, stage)),
     progress=lambda n: bar.advance(n * image_cost),
   )
   for seed, stage in parts:
@@ -338,11 +369,28 @@ def measure(
       bar.advance(measuring.steps(config, dataset, stage) * image_cost)
       continue
     start = time.perf_counter()
-    table = next(tables)
+    try:
+      table = next(tables)
+    except ValueError as error:  # activations beyond the largest float
+      raise ExperimentError(
+        f"{run.name} seed {seed} {stage} cannot be measured: {error}"
+      ) from error
     run.folder.add_part(
       seed, stage, measuring.tagged(table, run.columns, seed, stage)
     )
     run.folder.add_seconds("measure", time.perf_counter() - start)
+
+
+def load_params(run: Run, dataset: Dataset, part: Part) -> dict[str, Any]:
+  """The stored variables of a seed and stage.
+
+  Raises:
+    ExperimentError: they are missing, damaged, or of another network.
+  """
+  found = run.folder.load_params(*part)
+  path = run.folder.params_path(*part)
+  parameters.check(found, path, run.model, dataset.test.images.shape[1:])
+  return found
 
 
 def join(run: Run, seeds: Sequence[int]) -> pd.DataFrame:

@@ -27,6 +27,9 @@ _DISCRETE = {
 }
 _MATRIX = "matrix:"
 
+# Transformations of an orbit: each costs a forward pass of every image.
+MOST_ELEMENTS = 10_000
+
 # Name of the orbit that `shift_grid` makes.
 SHIFT_MAP = "translation_map"
 DIAGONAL = "diagonal"
@@ -294,6 +297,12 @@ def shift_grid(text: str) -> list[tuple[float, float]]:
     raise UsageError(
       f"--shift_map={text}: the extent must be a multiple of the step, so that"
       " the grid holds the identity"
+    )
+  side = 2 * (int(extent) // int(step)) + 1
+  if side * side > MOST_ELEMENTS:
+    raise UsageError(
+      f"--shift_map={text} are {side * side:,} translations: give at most"
+      f" {MOST_ELEMENTS:,}"
     )
   line = range(-int(extent), int(extent) + 1, int(step))
   return [(float(dx), float(dy)) for dy in line for dx in line]

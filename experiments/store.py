@@ -13,15 +13,14 @@ import json
 import os
 import platform
 import subprocess
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from experiments import unfinished
+from experiments import archives, unfinished
 from experiments.errors import ExperimentError, cannot_write
 
 # What is told of a file and its content before it is there, and what reads one:
@@ -171,6 +170,20 @@ def _cannot_read(path: Path, error: Exception) -> ExperimentError:
   return ExperimentError(f"{path} cannot be read: {first}")
 
 
+def require(path: Path, table: pd.DataFrame, columns: Iterable[str]) -> None:
+  """Refuses a table of something else.
+
+  Raises:
+    ExperimentError: it lacks a column; the message names it.
+  """
+  for column in columns:
+    if column not in table:
+      raise ExperimentError(
+        f"{path} has no column {column!r}: it is not of this version; run the"
+        " command that writes it again"
+      )
+
+
 def save_params(
   path: Path, params: Mapping[str, Any], *, record: Record | None = None
 ) -> None:
@@ -207,14 +220,19 @@ def load_params(path: Path, *, read: Read = Path.read_bytes) -> dict[str, Any]:
   """
   tree: dict[str, Any] = {}
   try:
+    archives.check_regular(path)
     flat = arrays_of(read(path))
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+  except (OSError, ValueError) as error:
     raise _cannot_read(path, error) from error
   for name, value in flat.items():
     *parents, leaf = name.split("/")
     node = tree
     for parent in parents:
       node = node.setdefault(parent, {})
+      if not isinstance(node, dict):
+        raise ExperimentError(
+          f"{path} cannot be read: it has {name!r} below another array"
+        )
     node[leaf] = value
   return tree
 
@@ -223,10 +241,9 @@ def arrays_of(content: bytes) -> dict[str, np.ndarray]:
   """The arrays in the content of an npz file.
 
   Raises:
-    ValueError, EOFError, BadZipFile: it is none.
+    ValueError: it is none.
   """
-  with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-    return {name: archive[name] for name in archive.files}
+  return archives.parse(io.BytesIO(content), len(content))
 
 
 def as_config(**sections: Any) -> dict[str, Any]:

@@ -12,7 +12,6 @@ Expected time: see experiments/presets.py.
 """
 
 import dataclasses
-from pathlib import Path
 
 from absl import flags
 
@@ -60,7 +59,7 @@ def main() -> None:
   if flags.FLAGS["seeds"].present or flags.FLAGS["seed"].present:
     changes["seeds"] = config.seeds_from_flags()
   study = presets.build(flags.FLAGS.preset, changes)
-  workdir = Path(flags.FLAGS.workdir or presets.default_workdir(study))
+  workdir = cli.workdir(flags.FLAGS.workdir or presets.default_workdir(study))
   if flags.FLAGS.dry_run:
     outline = datasets.outline(study.data)
     print(studies.dry_run(study, outline, workdir, task))

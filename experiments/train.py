@@ -36,10 +36,10 @@ def main() -> None:
   """Trains the seeds that are missing; prints the run folder last."""
   from experiments import datasets, locks
 
+  workdir = cli.workdir(flags.FLAGS.workdir)
   data = config.from_flags(config.DataConfig)
   seeds = config.seeds_from_flags()
   dataset = datasets.load(data)
-  workdir = Path(flags.FLAGS.workdir)
   with locks.holding(workdir):
     _train(workdir, data, seeds, dataset)
 

@@ -1,13 +1,19 @@
 """Images of the user's: an .npz or .npy file, or a folder of PNGs."""
 
 import hashlib
-import zipfile
+import struct
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments import archives, memory
 from experiments.errors import ExperimentError, UsageError
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+# Of one image: what a square of 8,192 has. A file of 100 kB can claim more.
+_MOST_PIXELS = 2**26
 
 _FORMS = "an .npz or .npy file, or a folder of PNGs"
 
@@ -73,7 +79,7 @@ def load(path: Path) -> UserImages:
       )
     images, labels, classes = arrays["images"], arrays.get("labels"), ()
   elif path.suffix.lower() == ".npy":
-    images, labels, classes = read_arrays(path)["images"], None, ()
+    images, labels, classes = _only_images(path), None, ()
   else:
     raise UsageError(f"--images={path} is not {_FORMS}")
   images = _check_images(images, path)
@@ -82,25 +88,21 @@ def load(path: Path) -> UserImages:
   return UserImages(images, labels, classes, path.name)
 
 
+def _only_images(path: Path) -> np.ndarray:
+  arrays = archives.read(path)
+  if set(arrays) != {""}:
+    raise ExperimentError(f"{path} is an .npz file: name it so")
+  return arrays[""]
+
+
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
   """The arrays of an .npz file in their order, or of an .npy, as "images".
 
   Raises:
     ExperimentError: a damaged file, or pickled objects, which could run code.
   """
-  try:
-    # Opened here, because numpy leaves a damaged file open.
-    with path.open("rb") as file:
-      loaded = np.load(file, allow_pickle=False)
-      if isinstance(loaded, np.ndarray):
-        return {"images": loaded}
-      with loaded as archive:
-        return {name: archive[name] for name in archive.files}
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-    reason = str(error)
-    if "pickle" in reason:
-      reason = "it holds pickled objects, which are refused; save plain arrays"
-    raise ExperimentError(f"{path} cannot be read: {reason}") from error
+  arrays = archives.read(path)
+  return {"images": arrays[""]} if set(arrays) == {""} else arrays
 
 
 def check_labels(labels: np.ndarray, count: int, path: Path) -> np.ndarray:
@@ -126,6 +128,11 @@ def check_labels(labels: np.ndarray, count: int, path: Path) -> np.ndarray:
     raise ExperimentError(
       f"{path}: labels are {labels.dtype} from {labels.min()}; use whole"
       " numbers from 0"
+    )
+  if labels.max() > np.iinfo(np.int32).max:
+    raise ExperimentError(
+      f"{path}: a label is {labels.max()}; use whole numbers from 0 to"
+      f" {np.iinfo(np.int32).max}"
     )
   return labels.astype(np.int32)
 
@@ -183,6 +190,7 @@ def _read_folder(
   files = top or [file for files in by_class.values() for file in files]
   if not files:
     raise ExperimentError(f"{folder} holds no .png file")
+  _check_inside(folder, files)
   images = _read_pngs(files)
   if top:
     return images, None, ()
@@ -200,8 +208,28 @@ def _pngs(folder: Path) -> list[Path]:
   )
 
 
+def _check_inside(folder: Path, files: list[Path]) -> None:
+  """Refuses links that lead out: a folder of somebody's could name any file.
+
+  Raises:
+    ExperimentError: naming the link.
+  """
+  root = folder.resolve()
+  for file in files:
+    if not file.resolve().is_relative_to(root):
+      raise ExperimentError(
+        f"{file} is a link that leads out of {folder}: copy what it leads to"
+      )
+
+
 def _read_pngs(files: list[Path]) -> np.ndarray:
   first = _read_png(files[0])
+  short = memory.shortage(len(files) * first.size)
+  if short:
+    raise ExperimentError(
+      f"{len(files):,} images such as {files[0]}, {_describe(first)}: that"
+      f" {short}; give fewer or smaller ones"
+    )
   images = np.empty((len(files), *first.shape), np.uint8)
   for i, file in enumerate(files):
     image = _read_png(file)
@@ -219,10 +247,33 @@ def _describe(image: np.ndarray) -> str:
   return f"{width}x{height} px {'grey' if channels == 1 else 'colour'}"
 
 
+def _check_header(file: Path) -> None:
+  """Refuses what is no PNG, or claims to be of more pixels than are sensible.
+
+  Raises:
+    ExperimentError: naming file and size.
+  """
+  try:
+    archives.check_regular(file)
+    with file.open("rb") as opened:
+      head = opened.read(24)
+  except OSError as error:
+    raise ExperimentError(f"{file} cannot be read: {error.strerror}") from error
+  if len(head) < 24 or not head.startswith(_PNG) or head[12:16] != b"IHDR":
+    raise ExperimentError(f"{file} cannot be read: it is no PNG file")
+  width, height = struct.unpack(">II", head[16:])
+  if width * height > _MOST_PIXELS:
+    raise ExperimentError(
+      f"{file} claims to be {width:,}x{height:,} px, more than"
+      f" {_MOST_PIXELS:,} in all: give smaller images"
+    )
+
+
 def _read_png(file: Path) -> np.ndarray:
   """(h, w, 1) of a grey image, (h, w, 3) of one in colour."""
   from PIL import Image
 
+  _check_header(file)
   try:
     with Image.open(file, formats=["PNG"]) as image:
       image.load()
@@ -233,7 +284,7 @@ def _read_png(file: Path) -> np.ndarray:
         )
       grey = mode in ("1", "L", "LA")
       pixels = np.asarray(image.convert("LA" if grey else "RGBA"))
-  except (OSError, SyntaxError, ValueError) as error:
+  except (OSError, SyntaxError, ValueError, struct.error) as error:
     raise ExperimentError(f"{file} cannot be read: {error}") from error
   if (pixels[..., -1] != 255).any():
     raise ExperimentError(

@@ -97,7 +97,8 @@ def measure_model(
   total = len(images) * sum(len(orbit.thetas) for orbit, _ in jobs)
   tables = []
   try:
-    _, layers = network.probe(fn, images, model.geometry or {})
+    output, layers = network.probe(fn, images, model.geometry or {})
+    _check_labels(labels, output.shape[-1])
     _check_names(model, layers)
     with Progress(total, len(jobs) + 1) as bar:
       bar.start("find strides and offsets")
@@ -184,6 +185,15 @@ def _check_names(
         f"the geometry names a layer {name!r}, the network has"
         f" {', '.join(layers)}"
       )
+
+
+def _check_labels(labels: np.ndarray | None, values: int) -> None:
+  """Refuses classes that the network has no output for."""
+  if labels is not None and labels.max() >= values:
+    raise ValueError(
+      f"a label is {labels.max()}, and the output of an image has"
+      f" {values} value{'s' if values > 1 else ''}: number the classes from 0"
+    )
 
 
 def _geometry(

@@ -125,7 +125,8 @@ def _where(error: BaseException, path: Path) -> str:
   lines = str(error).strip().splitlines() or ["no message"]
   what = f"{type(error).__name__}: {lines[0]}"
   frames = traceback.extract_tb(error.__traceback__)
-  numbers = [f.lineno for f in frames if Path(f.filename) == path]
+  own = path.resolve()
+  numbers = [f.lineno for f in frames if Path(f.filename).resolve() == own]
   if isinstance(error, SyntaxError) and error.lineno:
     return what  # it names the line itself
   return f"{what} (line {numbers[-1]})" if numbers else what

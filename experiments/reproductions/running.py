@@ -18,7 +18,8 @@ from typing import Any
 
 import pandas as pd
 
-from experiments import checksums, cli, store
+from experiments import checks, checksums, cli, store
+from experiments.datasets import Dataset
 from experiments.errors import ExperimentError
 from experiments.progress import Progress
 from experiments.reproductions import tables
@@ -49,6 +50,10 @@ def run(experiment: Experiment, settings: Settings, workdir: Path) -> str:
       is not finite.
   """
   images = experiment.load(settings)
+  if isinstance(images, Dataset):
+    checks.check_training(settings.train, len(images.train.labels))
+  else:  # these have a size and an optimizer of their own
+    checks.check_sizes(settings.train, max(settings.train.batch_size, 1))
   cells = experiment.cells(settings, images)
   _claim(workdir, experiment, settings, images.provenance)
   whole = checksums.Sums(workdir).whole

@@ -6,7 +6,7 @@ import runpy
 import shutil
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,8 +29,15 @@ from experiments.config import DataConfig, ModelConfig, TrainConfig
 from experiments.datasets import Dataset
 from experiments.idx import IdxFiles
 from experiments.presets import Study
+from experiments.reproductions import NAMES
 from models.zoo import Model
 from tests.experiments import tiny
+
+# What the commands that take more than flags take.
+POSITIONAL = {
+  "compare": (cli.Positional("A"), cli.Positional("B")),
+  "reproduce": (cli.Positional("NAME", NAMES),),
+}
 
 TRAIN, TEST = 12, 8  # images of a fake set
 
@@ -145,10 +152,14 @@ def run(
   monkeypatch.setattr("models.platform.keep_freed_memory", lambda: None)
   verbosity = logging.get_verbosity()
 
-  def call(main: Callable[[], None], *arguments: str) -> tuple[int, str, str]:
+  def call(
+    main: Callable[..., None],
+    *arguments: str,
+    positional: Sequence[cli.Positional] = (),
+  ) -> tuple[int, str, str]:
     monkeypatch.setattr(sys, "argv", ["command", *arguments])
     with pytest.raises(SystemExit) as caught:
-      cli.run(main)
+      cli.run(main, *([positional] if positional else []))
     code = caught.value.code or 0
     assert isinstance(code, int)
     output = capsys.readouterr()
@@ -169,7 +180,7 @@ def command(
     for flag in set(fresh_flags) - before:
       delattr(fresh_flags, flag)
     main = runpy.run_module(f"experiments.{name}")["main"]
-    return run(main, *arguments)
+    return run(main, *arguments, positional=POSITIONAL.get(name, ()))
 
   return call
 

@@ -71,7 +71,7 @@ def test_flags_that_an_architecture_lacks_do_not_matter():
   [
     ("float32", {"model": "vit"}, "--model=vit is unknown; known are cnn, mlp"),
     ("float16", {}, "--dtype=float16 is not float32 or bfloat16"),
-    ("float32", {"pooling": "median"}, "pooling='median' is not one of"),
+    ("float32", {"pooling": "median"}, "--pooling=median is not one of"),
     ("float32", {"depth": 9}, "depth=9 is not between"),
     ("float32", {"model": "mlp", "width": 0}, "width=0 is not positive"),
   ],

@@ -84,7 +84,7 @@ def test_a_family_side_by_side():
   [
     (["--family=pools"], "--family=pools is unknown; known are downsampling,"),
     (["--model=vit"], "--model=vit is unknown"),
-    (["--pooling=max:4"], "pooling='max:4' is not one of"),
+    (["--pooling=max:4"], "--pooling=max:4 is not one of"),
     (["--depth=6"], "layer pool6 would shrink"),
     (["--canvas=0"], "canvas"),
   ],

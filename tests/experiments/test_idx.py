@@ -80,26 +80,26 @@ def test_another_sets_file_is_recognized(fake_mnist):
 @pytest.mark.parametrize(
   ("content", "message"),
   [
-    (b"not gzip", "is not a gzipped IDX file: Not a gzipped file"),
+    (b"not gzip", "is not a gzipped IDX file of rank 1: Not a gzipped file"),
     (
       gzip.compress(b"", mtime=0),
-      "is not a gzipped IDX file: unpack_from requires",
+      "is not a gzipped IDX file of rank 1: unpack requires",
     ),
     # Right in size, but of signed bytes.
     (
       gzip.compress(bytes([0, 0, 9, 1, 0, 0, 0, 2, 1, 2]), mtime=0),
-      "not an IDX file of rank 1: magic number 0x901, shape (2,), 2 bytes",
+      "IDX file of rank 1: magic number 0x901, shape (2,)",
     ),
     (
       gzip.compress(b"\0" * 24, mtime=0),
-      "not an IDX file of rank 1: magic number 0x0",
+      "IDX file of rank 1: magic number 0x0",
     ),
     (idx_bytes(np.zeros((3, 3), np.uint8)), "magic number 0x802, shape (3,)"),
     (
       gzip.compress(
         gzip.decompress(idx_bytes(np.zeros(3, np.uint8)))[:-1], mtime=0
       ),
-      "shape (3,), 2 bytes of data",
+      "shape (3,) is 3 bytes, and it has 2",
     ),
   ],
 )

@@ -44,7 +44,7 @@ def test_orbits_take_border_and_order():
 @pytest.mark.parametrize(
   ("fields", "message"),
   [
-    ({"border": "wrap"}, "--border='wrap' is not one of .*'circular', 'refl"),
+    ({"border": "wrap"}, "--border=wrap is not one of .*'circular', 'refl"),
     ({"order": 2}, r"--order=2 is not one of \(1, 3\)"),
     ({"transforms": "matrix:x.csv"}, "--transforms=matrix:x.csv: x.csv cannot"),
     ({"transforms": "scaling:2000"}, "--transforms=scaling:2000: element 2 of"),

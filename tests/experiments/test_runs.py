@@ -1,6 +1,8 @@
 import dataclasses
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from experiments import runs, training
@@ -89,6 +91,19 @@ def test_parts_are_missing_until_measured_and_again_when_the_seed_is(
 
 def test_measuring_without_parameters_names_the_file(run, small, bar):
   with pytest.raises(ExperimentError, match=r"seed0_init\.npz cannot be read"):
+    runs.measure(run, small, MEASURE, [(0, "init")], bar)
+
+
+def test_a_network_whose_activations_overflow_is_named(run, small, bar):
+  kernel = np.full((1024, 8), 3e38, np.float32)
+  expected = jax.tree.map(
+    lambda a: np.zeros(a.shape, np.float32),
+    run.model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 1))),
+  )
+  expected["params"]["dense1"]["kernel"] = kernel
+  run.folder.add_seed(0, expected, expected, [{"seed": 0, "epoch": 2}])
+  message = "^mlp-d1-w8 seed 0 init cannot be measured: .*not finite"
+  with pytest.raises(ExperimentError, match=message):
     runs.measure(run, small, MEASURE, [(0, "init")], bar)
 
 
