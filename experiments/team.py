@@ -153,7 +153,9 @@ class Channel:
 
   def wait_until_gone(self, seconds: float) -> None:
     """Waits for the other side to go."""
-    self._thread.join(seconds)
+    # The thread that notices that one has gone ends the others.
+    if self._thread is not threading.current_thread():
+      self._thread.join(seconds)
 
 
 class Team:
@@ -236,8 +238,9 @@ class Team:
       if self._ending:
         return
       self._ending = True
+      # A progress bar may have been left in the middle of its line.
       print(
-        f"error: {who} has gone, see its output; the same commands continue"
+        f"\nerror: {who} has gone, see its output; the same commands continue"
         " where it stopped",
         file=sys.stderr,
       )

@@ -224,8 +224,12 @@ def test_a_process_that_goes_ends_the_other(tmp_path, victim):
   time.sleep(30)
   assert [process.poll() for process in processes] == [None, None]
   processes[victim].send_signal(signal.SIGKILL)
-  _, error = processes[1 - victim].communicate(timeout=20)
-  processes[victim].communicate()
+  try:
+    _, error = processes[1 - victim].communicate(timeout=20)
+  finally:
+    for process in processes:
+      process.kill()
+      process.communicate()
   assert processes[1 - victim].returncode == 1
   last = error.strip().splitlines()[-1]
   assert last.startswith(f"error: process {victim} has gone")
