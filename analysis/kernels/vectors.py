@@ -12,13 +12,17 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
+from numba import extending
 from numba.core import cgutils, types
-from numba.extending import intrinsic, models, overload, register_model
+from numba.extending import models, overload, register_model
 
 # Values of a vector; arrays that are loaded from hold a multiple of as many.
 LANES = 16
 
 _IR = ir.VectorType(ir.FloatType(), LANES)
+
+# Callers leave out the first argument, which type checkers do not know.
+_intrinsic: Any = extending.intrinsic
 
 
 class VectorType(types.Type):
@@ -44,7 +48,7 @@ def _place(context: Any, builder: Any, kind: Any, array: Any, at: Any) -> Any:
   return builder.bitcast(element, _IR.as_pointer())
 
 
-@intrinsic
+@_intrinsic
 def load(typing: Any, array: Any, at: Any) -> Any:
   """The vector at a place of a flat contiguous array."""
 
@@ -55,7 +59,7 @@ def load(typing: Any, array: Any, at: Any) -> Any:
   return _VECTOR(array, types.intp), generate
 
 
-@intrinsic
+@_intrinsic
 def store(typing: Any, array: Any, at: Any, value: Any) -> Any:
   """Writes a vector to a place of a flat contiguous array."""
 
@@ -67,7 +71,7 @@ def store(typing: Any, array: Any, at: Any, value: Any) -> Any:
   return types.void(array, types.intp, _VECTOR), generate
 
 
-@intrinsic
+@_intrinsic
 def splat(typing: Any, value: Any) -> Any:
   """A vector of one number."""
 
@@ -93,13 +97,13 @@ def _called(name: str, arguments: int, flags: tuple[str, ...] = ()) -> Callable:
   return generate
 
 
-@intrinsic
+@_intrinsic
 def multiply_add(typing: Any, a: Any, b: Any, c: Any) -> Any:
   """A b + c, rounded once."""
   return _VECTOR(_VECTOR, _VECTOR, _VECTOR), _called("fma", 3)
 
 
-@intrinsic
+@_intrinsic
 def root(typing: Any, a: Any) -> Any:
   """Square roots."""
   return _VECTOR(_VECTOR), _called("sqrt", 1)
@@ -109,13 +113,13 @@ def root(typing: Any, a: Any) -> Any:
 _NUMBERS = ("nnan", "nsz")
 
 
-@intrinsic
+@_intrinsic
 def least(typing: Any, a: Any, b: Any) -> Any:
   """The lesser of two numbers."""
   return _VECTOR(_VECTOR, _VECTOR), _called("minnum", 2, _NUMBERS)
 
 
-@intrinsic
+@_intrinsic
 def largest(typing: Any, a: Any, b: Any) -> Any:
   """The greater of two numbers."""
   return _VECTOR(_VECTOR, _VECTOR), _called("maxnum", 2, _NUMBERS)
@@ -124,7 +128,7 @@ def largest(typing: Any, a: Any, b: Any) -> Any:
 def _arithmetic(operation: Callable, method: str) -> None:
   """Lets an operator work on vectors."""
 
-  @intrinsic
+  @_intrinsic
   def compute(typing: Any, a: Any, b: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
       return getattr(builder, method)(*args)
@@ -145,7 +149,7 @@ _arithmetic(operator.mul, "fmul")
 _arithmetic(operator.truediv, "fdiv")
 
 
-@intrinsic
+@_intrinsic
 def total(typing: Any, a: Any) -> Any:
   """The sum of a vector's values, pair by pair."""
 
