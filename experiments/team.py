@@ -19,11 +19,12 @@ import socket
 import struct
 import sys
 import threading
-import zipfile
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
+
+from experiments import archives
 
 _LENGTH = struct.Struct(">Q")
 _LONGEST = 2**34
@@ -64,11 +65,11 @@ class Message(NamedTuple):
       ValueError: bytes that are no message.
     """
     try:
-      with np.load(io.BytesIO(content), allow_pickle=False) as file:
-        about = json.loads(file[_ABOUT].tobytes())
-        names = about.pop("names")
-        arrays = {name: file[f"a{i}"] for i, name in enumerate(names)}
-    except (EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
+      file = archives.parse(io.BytesIO(content), len(content))
+      about = json.loads(file[_ABOUT].tobytes())
+      names = about.pop("names")
+      arrays = {name: file[f"a{i}"] for i, name in enumerate(names)}
+    except (ValueError, KeyError, TypeError) as error:
       raise ValueError(f"not a message: {error}") from error
     return cls(about, arrays)
 
