@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis import kernels
 from analysis.measures import Elements, Shapes, Statistics
 from analysis.measures.reduced import Reductions
 from models import platform
@@ -24,13 +25,18 @@ from models import platform
 COMPUTED = frozenset(Reductions._fields) - {"images", "ideal", "tangents"}
 
 
+_LOOPS = "analysis.kernels.units"
+
+
 @functools.cache
 def _loads() -> bool:
   try:
-    importlib.import_module("analysis.kernels.units")
-  except (ImportError, RuntimeError):
-    # Not installed for this Python, or no folder to keep compiled code in.
+    importlib.import_module(_LOOPS)
+  except ImportError:  # there is no Numba for this Python
     return False
+  except RuntimeError:  # and no folder to keep compiled code in
+    kernels.keep_nothing()
+    importlib.import_module(_LOOPS)
   return True
 
 
@@ -151,7 +157,7 @@ class References:
       images: how many of the b are no padding.
       marks: (b,) 1 for the images that thresholds are read off.
     """
-    from analysis.kernels import moments as kernels
+    from analysis.kernels import moments as loops
 
     marks = np.ascontiguousarray(marks[:images])
 
@@ -161,7 +167,7 @@ class References:
         first, last = (
           array.shape[1] * k // self._threads for k in (thread, thread + 1)
         )
-        kernels.add_references(
+        loops.add_references(
           array, first, last, marks, moments, self._largest[key], self._seen
         )
 

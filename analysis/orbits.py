@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import checks, network, passes
+from analysis import checks, memory, network, passes
 from analysis.actions import Geometry, Orbit, as_orbits, orbit
 from analysis.measures import Measure, resolve
 from analysis.passes import Given, Pass
@@ -31,6 +31,7 @@ def measure(
   geometry: Mapping[str, Geometry] | None = None,
   labels: Any = None,
   batch_size: int | None = None,
+  memory_limit: int | None = None,
   per_unit: bool = False,
   devices: Sequence[Any] | None = None,
   progress: Callable[[int], None] | None = None,
@@ -52,6 +53,10 @@ def measure(
     labels: (n,) classes, for measures that need them.
     batch_size: images a forward pass; chosen by the size of the activations if
       None. The result does not depend on it beyond rounding.
+    memory_limit: bytes that the process (on a CPU) or each device may use, by
+      the estimate of `analysis.memory`; three quarters of what there is if
+      None. It bounds the images a forward pass, whatever was asked for; the
+      result does not depend on it beyond rounding.
     per_unit: whether to return the values of every unit too, where a measure
       has them.
     devices: divide the images among these; jax's default device if None.
@@ -65,6 +70,7 @@ def measure(
     measure: {layer: array of the layer's unit shape}}}).
 
   Raises:
+    MemoryLimitError: the limit is too small for one image.
     ValueError: wrong images, labels, transformations or measures; a function
       that `analysis.network` refuses; activations that are not finite. The
       message names the value.
@@ -86,6 +92,7 @@ def measure(
     geometry=geometry or {},
     measures=chosen,
     batch_size=batch_size,
+    memory_limit=memory_limit or memory.default_limit(),
     devices=tuple(devices or ()),
     progress=progress,
   )

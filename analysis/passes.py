@@ -8,7 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from analysis import activations, gradients, native, references, streaming
+from analysis import (
+  activations,
+  gradients,
+  memory,
+  native,
+  references,
+  streaming,
+)
 from analysis.actions import (
   Geometry,
   Orbit,
@@ -47,6 +54,7 @@ class Pass:
     geometry: of the layers that have one.
     measures: all that are asked for.
     batch_size: images a forward pass, if the caller wants a number.
+    memory_limit: bytes that may be used.
     devices: that images are divided among.
     progress: called with the number of images done.
   """
@@ -59,6 +67,7 @@ class Pass:
   geometry: Mapping[str, Geometry]
   measures: tuple[Measure, ...]
   batch_size: int | None
+  memory_limit: int
   devices: tuple[Any, ...]
   progress: Callable[[int], None] | None
 
@@ -143,7 +152,11 @@ def statistics(run: Pass) -> dict[str, Statistics]:
   count = len(run.images)
   units = {name: int(np.prod(shape)) for name, shape in run.layers.items()}
   marks = references.chosen(count)
-  size = min(run.batch_size or _REFERENCE_BATCH, _REFERENCE_BATCH, count)
+  affordable = memory.images_a_step(
+    run.memory_limit, sum(units.values()), 1, run.measures
+  )
+  wanted = run.batch_size or _REFERENCE_BATCH
+  size = min(wanted, _REFERENCE_BATCH, count, affordable)
   loops, states = None, {}
   if native.usable() and streaming.Placement(run.devices).count == 1:
     loops = native.References(units, references.kept(count))
@@ -181,6 +194,7 @@ def measure_orbit(
     The rows of all layers.
 
   Raises:
+    MemoryLimitError: see `memory.choose_sizes`.
     ValueError: activations that are not finite, or that cannot be
       differentiated though a measure asks for it.
   """
@@ -191,12 +205,13 @@ def measure_orbit(
   )
   needs = frozenset().union(*(layer.needs for layer in layers))
   place = streaming.Placement(run.devices)
-  sizes = streaming.choose_sizes(
+  sizes = memory.choose_sizes(
     len(run.images),
-    len(o.thetas),
+    o,
     sum(int(np.prod(s)) for s in run.layers.values()),
-    paired="pairs" in needs,
+    run.measures,
     wanted=run.batch_size,
+    limit=run.memory_limit,
     devices=place.count,
   )
   intensity = np.asarray(run.images, np.float64).sum(axis=(0, 3))

@@ -30,16 +30,6 @@ from analysis.measures import (
 from analysis.measures.maps import align
 from models import platform
 
-# Bytes of activations a step, and images. On a CPU a step of more than some 8
-# images no longer fits the cache and is slower; on an accelerator a larger step
-# is faster.
-_STEP_CPU = (128 * 2**20, 8)
-_STEP_ACCELERATOR = (2 * 2**30, 256)
-
-# Fewer images than this have no unbiased HSIC: the least whose pairs are
-# compared.
-_LEAST_PAIRED = 4
-
 OUTPUT = "output"
 
 # (init, update): measures that share them share a state.
@@ -104,60 +94,7 @@ def tangent_kinds(needs: frozenset[str]) -> tuple[str, ...]:
   return tuple(sorted(kinds))
 
 
-# --- sizes -------------------------------------------------------------------
-
-
-class Sizes(NamedTuple):
-  """How a pass is cut.
-
-  Attributes:
-    batch: images a step, whose pairs are compared.
-    chunk: images a forward pass, at most.
-    batches: number of steps.
-  """
-
-  batch: int
-  chunk: int
-  batches: int
-
-
-def choose_sizes(
-  images: int,
-  elements: int,
-  units: int,
-  *,
-  paired: bool,
-  wanted: int | None,
-  devices: int = 1,
-) -> Sizes:
-  """Sizes of steps that fit in memory.
-
-  With measures of pairs a step holds all images if they fit, and the caller's
-  wish only bounds the images of a forward pass, so that no value depends on it.
-
-  Args:
-    images: number of images.
-    elements: of the orbit.
-    units: of all layers together.
-    paired: whether a measure compares pairs of images.
-    wanted: images a step that the caller asked for, if any.
-    devices: that a step's images are divided among.
-
-  Returns:
-    The sizes; steps differ by less than an image.
-  """
-  target, most = _STEP_CPU if platform.on_cpu() else _STEP_ACCELERATOR
-  fitting = target // (4 * units * elements)
-  if paired and fitting < images:
-    batch = max(_LEAST_PAIRED, min(fitting, most))
-  elif paired:
-    batch = images
-  else:
-    batch = wanted or int(np.clip(fitting, 1, most))
-  batches = -(-images // min(batch, images))
-  batch = -(-images // batches)
-  batch = -(-batch // devices) * devices
-  return Sizes(batch, min(wanted or batch, batch), -(-images // batch))
+# --- devices -----------------------------------------------------------------
 
 
 class Placement:

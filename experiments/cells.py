@@ -77,6 +77,9 @@ def plan(study: Study, dataset: Dataset, workdir: Path) -> list[Planned]:
     model = _architecture(cell, study, cells, dataset)
     path = workdir / "runs" / runs.run_name(model, train)
     run = runs.make_run(path, study.data, model, train, dataset, claim=False)
+    measuring.check_memory(
+      measure, run.model, study.data.canvas, len(dataset.test.labels)
+    )
     cells.append(Planned(cell.name, run, measure))
   _check_names(cells)
   return cells

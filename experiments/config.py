@@ -133,6 +133,9 @@ class MeasureConfig:
       jaggedness is measured; 0 for none.
     measure_examples: so many test images, evenly spread; 0 for all.
     measure_batch_size: images a step; 0 to choose by memory.
+    memory_limit: most memory that measuring may take, as in 2GiB, of the
+      process on a CPU and of each device elsewhere; if empty, three quarters of
+      what there is. No value depends on it beyond rounding.
     order: interpolation, 1 (bilinear) or 3 (cubic).
     border: what lies outside an image, zero, circular or reflect (mirrored).
   """
@@ -149,6 +152,7 @@ class MeasureConfig:
   diagonal: int = 4
   measure_examples: int = 256
   measure_batch_size: int = 0
+  memory_limit: str = ""
   order: int = 1
   border: str = "zero"
 

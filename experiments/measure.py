@@ -148,6 +148,9 @@ def _measure_missing(
   dataset = datasets.load(data)
   measuring.check(wanted, dataset)
   run = runs.make_run(path, data, architecture, train, dataset)
+  measuring.check_memory(
+    wanted, run.model, data.canvas, len(dataset.test.labels)
+  )
   seeds = run.folder.trained_seeds()
   failed = {run.name: run.folder.failures()}
   if not seeds:

@@ -1,7 +1,8 @@
 """From a network and its parameters to rows of the measurements table."""
 
+import contextlib
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,12 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from analysis import actions, orbits, sampling
+from analysis import actions, memory, orbits, sampling
 from analysis.measures import MEASURES, resolve
 from experiments import building, specs
 from experiments.config import MeasureConfig, ModelConfig
 from experiments.datasets import Dataset
 from experiments.errors import UsageError, as_flag
+from models import cost
+from models.geometry import walk
 from models.zoo import Model
 
 # The orbits of one question each: a grid of translations is for the sensitivity
@@ -114,6 +117,7 @@ def check(config: MeasureConfig, dataset: Dataset) -> None:
   parse_shift_map(config)
   parse_diagonal(config)
   parse_measures(config)
+  specs.parse_bytes(config.memory_limit, "memory_limit")
   available = len(dataset.test.labels)
   if not 2 <= (config.measure_examples or available) <= available:
     raise UsageError(
@@ -124,6 +128,50 @@ def check(config: MeasureConfig, dataset: Dataset) -> None:
     raise UsageError(
       f"--measure_batch_size={config.measure_batch_size} is negative"
     )
+
+
+def check_memory(
+  config: MeasureConfig, model: Model, image_size: int, images: int = 0
+) -> None:
+  """Refuses a limit that no step of a network meets, before hours of training.
+
+  Args:
+    config: how to measure.
+    model: the network.
+    image_size: width and height of its images.
+    images: how many there are, if all are measured.
+
+  Raises:
+    UsageError: naming the flag.
+  """
+  layers = walk(model.specs, image_size, 1)
+  units = sum(map(cost.units, layers))
+  with limited(config) as limit:
+    for o, names in jobs(config, "trained"):
+      memory.choose_sizes(
+        config.measure_examples or images,
+        o,
+        units,
+        resolve(names),
+        wanted=config.measure_batch_size or None,
+        limit=limit or memory.default_limit(),
+      )
+
+
+@contextlib.contextmanager
+def limited(config: MeasureConfig) -> Iterator[int | None]:
+  """The limit of memory in bytes, None for the default.
+
+  Raises:
+    UsageError: malformed, or too small for what is measured in the block.
+  """
+  limit = specs.parse_bytes(config.memory_limit, "memory_limit")
+  try:
+    yield limit
+  except memory.MemoryLimitError as error:
+    raise UsageError(
+      f"--memory_limit={config.memory_limit}: {error}"
+    ) from error
 
 
 def jobs(
@@ -177,6 +225,7 @@ def measure_network(
   stage: str = "trained",
   *,
   devices: Sequence[Any] | None = None,
+  only: str = "",
   progress: Callable[[int], None] | None = None,
 ) -> pd.DataFrame:
   """Measures one network on test images.
@@ -188,6 +237,7 @@ def measure_network(
     config: measures, transformations and number of images.
     stage: "init" or "trained"; see `jobs`.
     devices: that images are divided among; jax's default device if None.
+    only: name of the one orbit to measure; all if empty.
     progress: called with the number of transformed images done.
 
   Returns:
@@ -200,11 +250,13 @@ def measure_network(
   geometry = model.geometry(images.shape[1])
   tables = []
   for o, names in jobs(config, stage):
+    if only not in ("", o.name):
+      continue
     done = None
     if progress is not None:
       done = functools.partial(_weighted, progress, len(o.thetas))
-    tables.append(
-      orbits.measure(
+    with limited(config) as limit:
+      table = orbits.measure(
         fn,
         images,
         o,
@@ -213,9 +265,10 @@ def measure_network(
         labels=labels,
         batch_size=config.measure_batch_size or None,
         devices=devices,
+        memory_limit=limit,
         progress=done,
       )
-    )
+    tables.append(table)
   return pd.concat(tables, ignore_index=True)
 
 

@@ -241,6 +241,7 @@ def missing_parts(
   seeds = without_failed(run, seeds)
   files = specs.file_digests(config.transforms)
   flags = store.as_config(measure=config) | ({"files": files} if files else {})
+  del flags["measure"]["memory_limit"]  # no value depends on it
   if claim:
     run.folder.claim_measurements(flags)
   elif not run.folder.measured_with(flags):

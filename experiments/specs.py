@@ -254,6 +254,36 @@ def _number(number: str, family: str, where: str) -> float:
   return value
 
 
+_BYTES = {
+  **{f"{k}B": 1000**i for i, k in enumerate(("", "k", "M", "G", "T"))},
+  **{f"{k}iB": 1024**i for i, k in enumerate(("K", "M", "G", "T"), start=1)},
+}
+
+
+def parse_bytes(text: str, flag: str) -> int | None:
+  """Parses a size of memory, as in 2GiB or 500MB.
+
+  Args:
+    text: the flag's value; may be empty.
+    flag: its name, for messages.
+
+  Returns:
+    Bytes; None for an empty text.
+
+  Raises:
+    UsageError: text of another form.
+  """
+  if not text:
+    return None
+  found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([a-zA-Z]+)", text)
+  if not found or found[2] not in _BYTES or not float(found[1]):
+    raise UsageError(
+      f"--{flag}={text} is not a positive number with a unit, as in 2GiB; units"
+      f" are {', '.join(_BYTES)}"
+    )
+  return int(float(found[1]) * _BYTES[found[2]])
+
+
 def elements(magnitudes: Magnitudes) -> list[float | tuple[float, float]]:
   """The identity and each magnitude both ways.
 

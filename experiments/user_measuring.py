@@ -107,16 +107,18 @@ def measure_model(
       for orbit, names in jobs:
         bar.start(f"measure {orbit.name}")
         count = len(orbit.thetas)
-        table = orbits.measure(
-          fn,
-          images,
-          orbit,
-          names,
-          geometry=geometry,
-          labels=None if labels is None else labels[chosen],
-          batch_size=config.measure_batch_size or None,
-          progress=lambda n, count=count: bar.advance(n * count),
-        )
+        with measuring.limited(config) as limit:
+          table = orbits.measure(
+            fn,
+            images,
+            orbit,
+            names,
+            geometry=geometry,
+            labels=None if labels is None else labels[chosen],
+            batch_size=config.measure_batch_size or None,
+            memory_limit=limit,
+            progress=lambda n, count=count: bar.advance(n * count),
+          )
         tables.append(table)
   except ValueError as error:
     raise ExperimentError(f"{model.name}: {error}") from error

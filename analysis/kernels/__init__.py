@@ -34,6 +34,12 @@ ORDERED: Any = {**FAST, "fastmath": {"contract"}}
 INLINE: Any = {**FAST, "forceinline": True}
 
 
+def keep_nothing() -> None:
+  """Compiles functions that are imported from now on for this process only."""
+  for options in (FAST, ORDERED, INLINE):
+    options["cache"] = False
+
+
 def drop_stale(folder: Path) -> None:
   """Removes compiled code that is older than any source file."""
   newest = max(path.stat().st_mtime for path in folder.glob("*.py"))

@@ -229,6 +229,30 @@ def test_compiled_code_that_is_older_than_a_source_goes(tmp_path):
   assert new.exists()
 
 
+def test_loops_are_used_where_no_folder_can_be_written(tmp_path):
+  """The numbers are the loops' wherever the source lies."""
+  (tmp_path / "file").write_text("in the way")
+  result = subprocess.run(
+    [
+      *(sys.executable, "-c"),
+      "from analysis import kernels, native\n"
+      "assert native.usable()\n"
+      "from analysis.kernels import units\n"
+      "print(type(units.add_units._cache).__name__, kernels.FAST['cache'])\n",
+    ],
+    cwd=ROOT,
+    env=os.environ
+    | {
+      "NUMBA_CACHE_DIR": str(tmp_path / "file" / "cache"),
+      "NUMBA_CACHE_LOCATOR_CLASSES": "UserProvidedCacheLocator",
+    },
+    check=True,
+    capture_output=True,
+    text=True,
+  )
+  assert result.stdout.split() == ["NullCache", "False"]
+
+
 def test_without_numba_xla_computes_the_same():
   code = (
     "import sys, numpy as np\n"
