@@ -29,13 +29,15 @@ def without_time(path):
     for cell in value.get("study", {}).get("cells", []):
       cell.pop("seconds")
     return json.dumps(value).encode()
-  if path.name == "report.html":
-    return re.sub(rb"\d+ minutes of training", b"minutes of training", content)
+  if path.name in ("report.html", "summary.md"):
+    content = re.sub(rb"\d+ minutes of training", b"", content)
+    # The provenance, which is shown.
+    return re.sub(rb"(train|measure)(&#34;|\"): [\d.]+", rb"\1", content)
   if path.name == "seconds.json":
     return b""
   if path.name == "SHA256SUMS":
     lines = content.decode().splitlines()
-    timed = (*_TIMED, "report.html", "lines above")
+    timed = (*_TIMED, "report.html", "summary.md", "lines above")
     return "\n".join(
       line for line in lines if not any(name in line for name in timed)
     ).encode()
