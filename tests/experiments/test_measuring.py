@@ -52,7 +52,7 @@ def test_no_number_means_all_examples(small):
     ({"order": 2}, "order"),
     ({"shift_map": "5:2"}, "--shift_map=5:2"),
     ({"measures": "invariance"}, "--measures=invariance: unknown measure"),
-    ({"measures": ","}, "--measures=,: no measure given"),
+    ({"measures": ","}, "--measures=, names none"),
   ],
 )
 def test_what_cannot_be_measured_is_refused(small, fields, message):

@@ -165,7 +165,7 @@ def test_an_orbit_has_every_transformation_once():
       "shear:1+rotation:5,shear:2+rotation:5",
       ".* orbit named shear\\+rotation",
     ),
-    ("matrix:", r"\. cannot be read: Is a directory"),
+    ("matrix:", r"\. cannot be read: it is no ordinary file"),
     ("matrix:none.csv", "none.csv cannot be read: No such file or directory"),
   ],
 )

@@ -97,6 +97,7 @@ def test_a_network_is_measured_on_a_folder_of_classes(measure, write, tmp_path):
     line.split()[0] for line in out.splitlines()[1:-1]
   }
   assert sorted(p.name for p in workdir.iterdir()) == [
+    "SHA256SUMS",
     "measurements.parquet",
     "provenance.json",
     "summary.csv",
