@@ -22,7 +22,11 @@ TABLES = (
 
 
 def start(workdir, *arguments, **environment):
-  """The tiny study as a process of its own."""
+  """The tiny study as a process of its own, on one device.
+
+  A command divides its batches among all devices, which rounds differently from
+  what the fixture's call trains on one.
+  """
   return subprocess.Popen(
     [
       sys.executable,
@@ -32,7 +36,7 @@ def start(workdir, *arguments, **environment):
       *arguments,
     ],
     cwd=ROOT,
-    env=os.environ | environment,
+    env=os.environ | {"XLA_FLAGS": ""} | environment,
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
