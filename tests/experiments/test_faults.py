@@ -14,6 +14,7 @@ from experiments import (
   checksums,
   locks,
   runs,
+  shared,
   store,
   training,
   unfinished,
@@ -90,6 +91,8 @@ def test_a_full_disk_is_named_and_the_rest_goes_on_once_there_is_room(
 ):
   always = functools.partial(Checkpoints, every=0.0, share=float("inf"))
   monkeypatch.setattr(runs, "Checkpoints", always)
+  # On one device: on several, seeds are trained side by side and stored at once.
+  monkeypatch.setattr(shared, "training_devices", lambda: None)
   workdir = disk / "run"
   train = ["train", f"--workdir={workdir}", *TRAIN]
   # Room for one seed's two files of 34 kB and a checkpoint of 105, no more.
