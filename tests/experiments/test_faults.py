@@ -91,7 +91,7 @@ def test_a_full_disk_is_named_and_the_rest_goes_on_once_there_is_room(
 ):
   always = functools.partial(Checkpoints, every=0.0, share=float("inf"))
   monkeypatch.setattr(runs, "Checkpoints", always)
-  # On one device: on several, seeds are trained side by side and stored at once.
+  # On one device: on several, seeds train side by side and are stored at once.
   monkeypatch.setattr(shared, "training_devices", lambda: None)
   workdir = disk / "run"
   train = ["train", f"--workdir={workdir}", *TRAIN]
