@@ -10,6 +10,8 @@ as they do in one process.
 import contextlib
 import logging
 import os
+import re
+import socket
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -28,6 +30,7 @@ _SOURCE = ("models", "analysis", "experiments")
 _POLL = 2.0  # seconds
 # Seconds without a node that could do what is left, before giving up.
 _PATIENCE = 60.0
+_KNOCK = 10.0  # seconds for a cluster to take a connection
 
 # Ray reads these when it is imported or started.
 _QUIET = {
@@ -107,6 +110,7 @@ def _connected(config: LaunchConfig, dataset: Dataset) -> Iterator[Any]:
   """
   address = config.ray_address or os.environ.get("RAY_ADDRESS") or "local"
   alone = address == "local"
+  _check_open(address)
   for name, value in (_QUIET | (_ALONE if alone else {})).items():
     os.environ.setdefault(name, value)
   import ray
@@ -132,15 +136,34 @@ def _connected(config: LaunchConfig, dataset: Dataset) -> Iterator[Any]:
         **(own if alone else {}),
       )
   except (ConnectionError, RuntimeError, ValueError) as error:
-    first = str(error).splitlines()[0]
-    raise ExperimentError(
-      f"--ray_address={address}: {first}; start a cluster with ray start"
-      " --head, or leave the flag out to use this machine alone"
-    ) from error
+    raise _no_cluster(address, str(error).splitlines()[0]) from error
   try:
     yield ray
   finally:
     ray.shutdown()
+
+
+def _check_open(address: str) -> None:
+  """Knocks at an address HOST:PORT, where Ray would try for minutes.
+
+  Raises:
+    ExperimentError: nothing listens there.
+  """
+  found = re.fullmatch(r"\[?([^/]+?)\]?:(\d+)", address)
+  if not found:  # "local", "auto", or of another protocol
+    return
+  host, port = found.groups()
+  try:
+    socket.create_connection((host, int(port)), timeout=_KNOCK).close()
+  except (OSError, OverflowError) as error:
+    raise _no_cluster(address, str(error)) from error
+
+
+def _no_cluster(address: str, reason: str) -> ExperimentError:
+  return ExperimentError(
+    f"--ray_address={address}: {reason}; start a cluster with ray start"
+    " --head, or leave the flag out to use this machine alone"
+  )
 
 
 class _Study:

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import os
 import pickle
+import re
 import time
 from queue import SimpleQueue
 
@@ -217,4 +218,18 @@ def test_no_cluster_at_the_address_is_one_line(tmp_path):
   process = start(tmp_path, "--launcher=ray", "--ray_address=127.0.0.1:1")
   stdout, stderr = process.communicate(timeout=120)
   assert (process.returncode, stdout) == (1, "")
+  assert "Connection refused; start a cluster with ray start" in stderr
   assert stderr.count("error: --ray_address=127.0.0.1:1: ") == 1
+
+
+@pytest.mark.parametrize(
+  "address", ["127.0.0.1:1", "[::1]:1", "127.0.0.1:99999", "nowhere.invalid:1"]
+)
+def test_an_address_where_nothing_listens_is_refused_at_once(address):
+  with pytest.raises(ExperimentError, match=re.escape(f"={address}: ")):
+    ray_cluster._check_open(address)
+
+
+@pytest.mark.parametrize("address", ["local", "auto", "ray://127.0.0.1:1"])
+def test_an_address_that_only_ray_understands_is_left_to_it(address):
+  ray_cluster._check_open(address)
