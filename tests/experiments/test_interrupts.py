@@ -53,6 +53,14 @@ WORK = {
 }
 
 
+@pytest.fixture(autouse=True)
+def audible():
+  """Children hear of SIGINT, also where these tests run in the background."""
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  yield
+  signal.signal(signal.SIGINT, before)
+
+
 @contextlib.contextmanager
 def started(folder, work):
   """A process that is at work; killed at the end if it is not gone."""

@@ -71,10 +71,11 @@ def test_geometry_is_where_an_impulse_arrives(pooling, padding, kernel_size):
   model = CNN(
     depth=2, width=1, kernel_size=kernel_size, pooling=pooling, padding=padding
   )
-  variables = model.init(jax.random.key(0), jnp.zeros((1, size, size, 1)))
+  blank = jnp.zeros((1, size, size, 1))
+  variables = jax.eval_shape(model.init, jax.random.key(0), blank)
   # All weights 1: every position that sees the impulse responds.
   variables = jax.tree.map(
-    lambda a: jnp.ones_like(a) if a.ndim == 4 else jnp.zeros_like(a), variables
+    lambda a: np.full(a.shape, a.ndim == 4, a.dtype), variables
   )
   geometry = model.geometry(size)
   pixels = np.arange(size)

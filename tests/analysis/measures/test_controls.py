@@ -20,7 +20,7 @@ CIRCULAR = orbit(
 
 
 def _initialised(model, images, seed=0):
-  return model.init(jax.random.key(seed), jnp.asarray(images[:1]))
+  return jax.jit(model.init)(jax.random.key(seed), jnp.asarray(images[:1]))
 
 
 def _trained(model, variables, images, steps=5):

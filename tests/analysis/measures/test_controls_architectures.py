@@ -27,6 +27,10 @@ SAMPLED = (
 )
 
 
+def _initial(model):
+  return jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 1)))
+
+
 @pytest.fixture(scope="module")
 def networks():
   """(model, stage) -> function of images; 1 epoch of the real digits."""
@@ -34,6 +38,9 @@ def networks():
 
   @functools.cache
   def get(model, stage):
+    if stage == "init":
+      variables = _initial(model)
+      return jax.jit(functools.partial(model.apply, variables))
     config = TrainConfig(
       epochs=1, batch_size=64, optimizer="sgd", schedule="constant"
     )
@@ -42,15 +49,18 @@ def networks():
       lambda a, b: np.abs(a - b).max(), result.initial, result.trained
     )
     assert min(jax.tree.leaves(moved["params"])) > 0
-    variables = result.initial if stage == "init" else result.trained
-    variables = jax.tree.map(jnp.asarray, variables)
+    variables = jax.tree.map(jnp.asarray, result.trained)
     return jax.jit(functools.partial(model.apply, variables))
 
   return get
 
 
-def _errors(network, images, o, measures=("invariance_error", "consistency")):
-  table = measure(network, images, o, list(measures))
+MEASURES = ["equivariance_error", "invariance_error", "consistency"]
+
+
+def _errors(table):
+  """Invariance error by layer, and consistency; of each transformation."""
+  table = table[table["measure"].isin(["invariance_error", "consistency"])]
   name = table["layer"].where(
     table["measure"] != "consistency", table["measure"]
   )
@@ -73,19 +83,15 @@ def test_polyphase_sampling_is_exactly_invariant(
 ):
   model = small(pooling=pooling)
   network = networks(model, stage)
-  values = _errors(network, digits[:6], CIRCULAR)
+  table = measure(
+    network, digits[:6], CIRCULAR, MEASURES, geometry=model.geometry(32)
+  )
+  values = _errors(table)
   assert values["gap"].max() < 1e-5
   assert values["logits"].max() < 1e-5
   assert (values["consistency"] == 1).all()
   assert values["pool1"].min() > 0.1  # maps do move
-  table = measure(
-    network,
-    digits[:2],
-    CIRCULAR,
-    ["equivariance_error"],
-    geometry=model.geometry(32),
-  )
-  by_layer = table.groupby("layer")
+  by_layer = table[table["measure"].str.startswith("equiv")].groupby("layer")
   assert by_layer["value"].max()["relu1"] < 1e-5
   assert by_layer["note"].first()["pool1"] == (
     "where its positions lie depends on the image"
@@ -107,16 +113,14 @@ def test_fixed_sampling_is_exact_for_its_stride_only(
   network = networks(model, stage)
   geometry = model.geometry(32)
   assert geometry["relu3"].stride in (4, 8)
-  table = measure(
-    network, digits[:4], CIRCULAR, ["equivariance_error"], geometry=geometry
-  )
+  table = measure(network, digits[:4], CIRCULAR, MEASURES, geometry=geometry)
   whole = table[
     (table["theta"] == "8,-8") & (table["measure"] == "equivariance_error_full")
   ]
   values = whole.set_index("layer")["value"].dropna()
   assert set(values.index) == {n for n, w in geometry.items() if w.spatial}
   assert values.max() < 1e-5
-  *odd, at_stride = _errors(network, digits[:4], CIRCULAR)["logits"]
+  *odd, at_stride = _errors(table)["logits"]
   assert at_stride < 1e-5
   assert min(odd) > 1e-3
 
@@ -270,7 +274,7 @@ def test_single_pixels_know_no_order(networks, digits, model, stage):
 def test_only_circular_padding_hides_the_position(digits, padding, knows):
   """Blank but for a dot: circular shifts must not show in the output."""
   model = CNN(depth=3, width=6, pooling="none", padding=padding, head="gap")
-  variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 1)))
+  variables = _initial(model)
   dot = jnp.zeros((1, 32, 32, 1)).at[:, 15:17, 15:17].set(1.0)
   outputs = [
     model.apply(variables, jnp.roll(dot, shift, axis=1))[0] for shift in (0, 15)
