@@ -16,7 +16,7 @@ ROOT = Path(experiments.__file__).parents[1]
 # A command that says when it is at work; os.read is a main thread that hears
 # of signals, the other three do not: they are in C, in XLA, or deaf.
 PROGRAM = """
-import contextlib, ctypes, os, signal, sys, time
+import contextlib, ctypes, os, signal, sys, threading, time
 from pathlib import Path
 from experiments import cli, locks, store, unfinished
 
@@ -35,10 +35,12 @@ cli.run(main)
 READY = "print('ready', flush=True)"
 WORK = {
   "python": f"{READY}; os.read(0, 1)",
-  # A sleep of the C library that no signal wakes: another thread gets it.
+  # A sleep of the C library that no signal wakes: another thread gets it. A
+  # third says so when the main thread has had time to get there.
   "in C": (
-    f"signal.pthread_sigmask(signal.SIG_BLOCK, (2, 15)); {READY};"
-    " ctypes.CDLL(None).sleep(60)"
+    "signal.pthread_sigmask(signal.SIG_BLOCK, (2, 15));"
+    " say = threading.Timer(0.5, print, ['ready'], {'flush': True});"
+    " say.start(); ctypes.CDLL(None).sleep(60)"
   ),
   "compiling": (
     "import jax, jax.numpy as jnp;"

@@ -28,7 +28,9 @@ SAMPLED = (
 
 
 def _initial(model):
-  return jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 1)))
+  """As training with seed 0 begins."""
+  key = jax.random.fold_in(jax.random.key(0), training._INIT)
+  return jax.jit(model.init)(key, jnp.zeros((1, 32, 32, 1)))
 
 
 @pytest.fixture(scope="module")
