@@ -142,3 +142,19 @@ def _run_tangents(
 
 
 tangents = platform.jit(_run_tangents, static_argnames=("family", "kinds"))
+
+
+def _run_rates(
+  fn: Callable, images: Array, *, family: Any, kinds: tuple[str, ...]
+) -> dict[str, list[dict[str, Array]]]:
+  """{kind: one dictionary a generator, of (b, ...) by layer}."""
+  return {
+    kind: [
+      jax.jvp(lambda x: _float32(fn, x), (images,), (v,))[1]
+      for v in gradients.directions(images, family, kind)
+    ]
+    for kind in kinds
+  }
+
+
+rates_of_change = platform.jit(_run_rates, static_argnames=("family", "kinds"))

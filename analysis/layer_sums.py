@@ -74,7 +74,8 @@ class LayerSums:
     self._moved = np.zeros((2, t))
     self._cosines = np.zeros((2, t))
     self._hsic = reduced.Hsic(0.0, np.zeros(t), np.zeros(t))
-    self._by_image: list[tuple[Any, ...]] = []
+    self._images = 0  # that there is room for in sums by image
+    self._by_image: list[tuple[np.ndarray, ...]] = []
     self._at = None
     self._linear = None
     if "linear" in wanted:
@@ -93,19 +94,25 @@ class LayerSums:
       assert self._at is not None
       size = (2, t, images, len(self._at), self._shapes.channels)
       self._sampled = np.empty(size, _F4)
-    wanted = self.wanted
+    if images != self._images:
+      self._images = images
+      self._by_image = [self._image_sums() for _ in range(self._threads)]
+    for arrays in self._by_image:
+      for array in arrays:
+        array[...] = 0
+
+  def _image_sums(self) -> tuple[np.ndarray, ...]:
+    """What `units.add_units` calls `by_image`."""
+    wanted, t, images = self.wanted, self._shapes.elements, self._images
     moved = bool(wanted & {"moved", "cosines"})
-    self._by_image = [
-      (
-        _zeros(moved, t, images, dtype=_F8),
-        _zeros("cosines" in wanted, 2, t, images, dtype=_F8),
-        _zeros("cosines" in wanted, images, dtype=_F8),
-        _zeros("hsic" in wanted, t, images, images, dtype=_F8),
-        _zeros("hsic" in wanted, 1, images, images, dtype=_F8),
-        _zeros(True, t, dtype=_F8),
-      )
-      for _ in range(self._threads)
-    ]
+    return (
+      _zeros(moved, t, images, dtype=_F8),
+      _zeros("cosines" in wanted, 2, t, images, dtype=_F8),
+      _zeros("cosines" in wanted, images, dtype=_F8),
+      _zeros("hsic" in wanted, t, images, images, dtype=_F8),
+      _zeros("hsic" in wanted, 1, images, images, dtype=_F8),
+      _zeros(True, t, dtype=_F8),
+    )
 
   def add(self, thread: int, x: Any, r: Any) -> None:
     """Adds a thread's share of a step.
@@ -135,7 +142,7 @@ class LayerSums:
         self._networks,
         self._by_unit,
         self._by_image[thread],
-        (copies, rows, line, vectors.empty(b, tile)),
+        (copies, rows, line, vectors.empty(b + 3, width)),
       )
     channels = self._shapes.channels
     own_maps = x.reshape(t, b, u // channels, channels)
@@ -195,7 +202,6 @@ class LayerSums:
       functools.reduce(np.add, parts)
       for parts in zip(*self._by_image, strict=True)
     )
-    self._by_image = []
     self._seen += images
     self._pair_count += images * (images - 1) / 2
     self._finite += finite

@@ -45,7 +45,7 @@ def usable() -> bool:
   return platform.on_cpu() and _loads()
 
 
-def _threads() -> int:
+def threads() -> int:
   """As many as XLA takes: NPROC, or the cores that this process may use."""
   wanted = os.environ.get("NPROC", "")
   if wanted.isdigit() and int(wanted) > 0:
@@ -65,7 +65,7 @@ class Loops:
       elements: of the orbit.
     """
     self._elements = elements
-    self._threads = _threads()
+    self._threads = threads()
     self._layers: dict[Any, Any] = {}
 
   def add_layer(
@@ -121,7 +121,7 @@ class Loops:
 
     for key in arrays:
       self._layers[key].open(images)
-    _run(share, self._threads)
+    run(share, self._threads)
     return {
       key: self._layers[key].close(*values, index)
       for key, values in arrays.items()
@@ -142,7 +142,7 @@ class References:
       units: of each layer.
       kept: largest values to keep of each unit.
     """
-    self._threads = _threads()
+    self._threads = threads()
     self._seen = 0
     self._moments = {k: np.zeros((3, u), np.float32) for k, u in units.items()}
     self._largest = {
@@ -171,7 +171,7 @@ class References:
           array, first, last, marks, moments, self._largest[key], self._seen
         )
 
-    _run(share, self._threads)
+    run(share, self._threads)
     self._seen += images
 
   def statistics(self) -> dict[str, Statistics]:
@@ -197,7 +197,7 @@ def _part(values: Any, axis: int, images: int) -> np.ndarray:
   return array
 
 
-def _run(share: Callable[[int], None], threads: int) -> None:
+def run(share: Callable[[int], None], threads: int) -> None:
   """Calls a function once for each thread, all at once."""
   if threads == 1:
     share(0)

@@ -255,7 +255,7 @@ def measure_orbit(
     changes, reduced = {}, {}
     if totals is not None:
       reduced = totals.step(seen, batch)
-      outputs = _differentiated(totals.differentiate, fn, batch)
+      outputs = _differentiated(totals.differentiate, fn, batch, seen)
       changes = {k: {OUTPUT_KEY: v} for k, v in outputs.items()}
     elif kinds:
       changes = _differentiated(

@@ -6,14 +6,14 @@ else see them once, after the last step.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from analysis import activations, gradients, native, streaming
+from analysis import activations, native, streaming
 from analysis.actions import Orbit
 from analysis.activations import OUTPUT_KEY
 from analysis.measures import (
@@ -25,7 +25,6 @@ from analysis.measures import (
   Statistics,
   maps,
   reduced,
-  reductions,
 )
 from analysis.streaming import Batch, Layer
 from models import platform
@@ -53,6 +52,9 @@ class Totals:
       known: statistics by layer, where measures need them.
       velocities: of each layer's positions, by key, where it has any.
     """
+    # Needs Numba, as the loops of `native` do.
+    from analysis.tangent_sums import TangentLayer, TangentSums
+
     self._layers = {layer.key: layer for layer in layers}
     self._shapes = shapes
     self._family = o.family
@@ -61,9 +63,7 @@ class Totals:
     self._loops = native.Loops(elements)
     # The action on each resolution that ideal layers are needed of.
     self._ideals: dict[tuple, MapAction] = {}
-    self._tangents: Any = None
-    self._kinds: tuple[str, ...] = ()
-    self._tangent_layers: dict[str, TangentLayer] = {}
+    differentiated: dict[str, TangentLayer] = {}
     for key, layer in self._layers.items():
       self._loops.add_layer(key, layer.reads, shapes[key], known.get(key))
       if "ideal" in layer.reads:
@@ -77,32 +77,37 @@ class Totals:
           )
       if "tangents" in layer.reads:
         inside = None if layer.action is None else layer.action.inside
-        self._tangent_layers[key] = TangentLayer(velocities.get(key), inside)
+        differentiated[key] = TangentLayer(
+          layer.positions, velocities.get(key), inside
+        )
     needs = frozenset().union(*(layer.needs for layer in layers))
     self._kinds = streaming.tangent_kinds(needs)
+    self._tangents = TangentSums(differentiated, self._kinds)
 
-  def differentiate(self, fn: Any, batch: Batch) -> dict[str, Array]:
+  def differentiate(
+    self, fn: Any, batch: Batch, seen: activations.Activations
+  ) -> dict[str, Array]:
     """Adds derivatives along the family, if a measure reads them.
 
     Args:
       fn: the network.
       batch: the images.
+      seen: their activations.
 
     Returns:
       The derivatives of the output, (g, b, k), by kind.
     """
     if not self._kinds:
       return {}
-    self._tangents, outputs = _add_tangents(
-      self._tangents,
-      fn,
-      batch.images,
-      batch.weight,
-      self._tangent_layers,
-      family=self._family,
-      kinds=self._kinds,
+    changes = activations.rates_of_change(
+      fn, batch.images, family=self._family, kinds=self._kinds
     )
-    return outputs
+    images = int(np.asarray(batch.weight).sum())
+    self._tangents.add(changes, seen.reference, images)
+    return {
+      kind: jnp.asarray(np.stack([rates[OUTPUT_KEY] for rates in of]))
+      for kind, of in changes.items()
+    }
 
   def step(
     self, seen: activations.Activations, batch: Batch
@@ -135,8 +140,7 @@ class Totals:
       ideal = self._loops.total(_place(layer))
       known = known._replace(ideal=reduced.Ideal(ideal.undone, ideal.reference))
     if "tangents" in layer.reads:
-      tangents = {kind: of[key] for kind, of in self._tangents.items()}
-      known = known._replace(tangents=tangents)
+      known = known._replace(tangents=self._tangents.total(key))
     batch = OrbitBatch(
       *[None] * 3,
       action=layer.action,
@@ -172,58 +176,3 @@ def _run_averages(images: Images, action: MapAction) -> tuple[Array, Array]:
 
 
 _averages = platform.jit(_run_averages)
-
-
-class TangentLayer(NamedTuple):
-  """What derivatives of a layer are compared with.
-
-  Attributes:
-    velocity: (g, h, w, 2) of its positions, or None.
-    inside: (p,) 1 where the receptive field lies inside the canvas, or None.
-  """
-
-  velocity: Any
-  inside: Any
-
-
-def _run_add_tangents(
-  totals: Any,
-  fn: Any,
-  images: Array,
-  weight: Array,
-  layers: Mapping[str, TangentLayer],
-  *,
-  family: Any,
-  kinds: tuple[str, ...],
-) -> tuple[Any, dict[str, Array]]:
-  """Adds {kind: {layer: Tangents}}; gives those of the output by kind too."""
-  before = activations.flat(fn, images)
-  shapes = {k: a.shape for k, a in jax.eval_shape(fn, images)[1].items()}
-  result, outputs = {}, {}
-  for kind in kinds:
-    moves = gradients.directions(images, family, kind)
-    change = gradients.tangents(
-      lambda x: activations.flat(fn, x), images, moves
-    )
-    outputs[kind] = change[OUTPUT_KEY]
-    if kind not in gradients.GRADIENTS:
-      continue
-    result[kind] = {}
-    for name, layer in layers.items():
-      aligned = None
-      if layer.velocity is not None:
-        maps = before[name].reshape(shapes[name])
-        aligned = streaming.run_aligned_tangent(
-          change[name], maps, layer.velocity, gradient=kind
-        )
-      result[kind][name] = reductions.tangents_of(
-        change[name], aligned, layer.inside, weight
-      )
-  if totals is not None:
-    result = jax.tree.map(jnp.add, totals, result)
-  return result, outputs
-
-
-_add_tangents = platform.jit(
-  _run_add_tangents, static_argnames=("family", "kinds")
-)

@@ -12,6 +12,7 @@ from jaxtyping import install_import_hook
 # Before the hook: Numba compiles plain functions, not checked ones.
 import analysis.kernels.linear
 import analysis.kernels.maps
+import analysis.kernels.tangents
 import analysis.kernels.units  # noqa: F401
 import tests.checking  # noqa: F401 (the hook finds it by name)
 

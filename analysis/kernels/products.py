@@ -3,13 +3,29 @@
 import numba
 import numpy as np
 
-from analysis.kernels import FAST
+from analysis.kernels import FAST, INLINE
+from analysis.kernels.vectors import (
+  LANES,
+  above,
+  any_above,
+  load,
+  multiply_add,
+  splat,
+  store,
+  total,
+)
 
 
-@numba.njit(**FAST)
-def _subtract(x, origin, out):
-  for k in range(out.size):
-    out[k] = x[k] - origin[k]
+@numba.njit(**INLINE)
+def _subtract(values, own, origin, width, out, to):
+  """Differences of two rows of flat values, to out; 0 fills the last vector."""
+  whole = width // LANES * LANES
+  for k in range(0, whole, LANES):
+    store(out, to + k, load(values, own + k) - load(values, origin + k))
+  if whole < width:
+    store(out, to + whole, splat(np.float32(0)))
+    for k in range(whole, width):
+      out[to + k] = values[own + k] - values[origin + k]
 
 
 @numba.njit(**FAST)
@@ -72,27 +88,34 @@ def add_products(x, r, mean, low, high, squares, products, own):
     own[i] += _squared_distance(r[i, low:high], centre)
 
 
-@numba.njit(**FAST)
-def _dot(a, b):
-  result = np.float32(0)
-  for k in range(a.size):
-    result += a[k] * b[k]
-  return result
+@numba.njit(**INLINE)
+def _four_dots(rows, one, other, apart, width):
+  zero = splat(np.float32(0))
+  a, b, c, d = zero, zero, zero, zero
+  for k in range(0, width, LANES):
+    value, at = load(rows, one + k), other + k
+    a = multiply_add(value, load(rows, at), a)
+    b = multiply_add(value, load(rows, at + apart), b)
+    c = multiply_add(value, load(rows, at + 2 * apart), c)
+    d = multiply_add(value, load(rows, at + 3 * apart), d)
+  return a, b, c, d
 
 
 @numba.njit(**FAST)
-def _four_dots(a, b, c, d, e):
-  one = np.float32(0)
-  two = np.float32(0)
-  three = np.float32(0)
-  four = np.float32(0)
-  for k in range(a.size):
-    value = a[k]
-    one += value * b[k]
-    two += value * c[k]
-    three += value * d[k]
-    four += value * e[k]
-  return one, two, three, four
+def _add_products(rows, width, gram):
+  """Adds the inner products of rows, but the first, to gram (b, b)."""
+  values, apart = rows.reshape(-1), rows.shape[1]
+  for i in range(1, gram.shape[0]):
+    # Four at a time keep the processor busy, even where not all are wanted.
+    for j in range(1, i + 1, 4):
+      a, b, c, d = _four_dots(values, i * apart, j * apart, apart, width)
+      gram[i, j] += total(a)
+      if j + 1 <= i:
+        gram[i, j + 1] += total(b)
+      if j + 2 <= i:
+        gram[i, j + 2] += total(c)
+      if j + 3 <= i:
+        gram[i, j + 3] += total(d)
 
 
 @numba.njit(**FAST)
@@ -104,39 +127,63 @@ def add_grams(x, low, high, grams, rows):
     low: first unit.
     high: last unit, excluded.
     grams: (t, b, b), of which the lower triangle is added to.
-    rows: (b, >= units) of the thread.
+    rows: (b + 3, w) of the thread, w at least the units filled up to vectors.
   """
+  elements, images, units = x.shape
   width = high - low
-  for t in range(x.shape[0]):
-    for i in range(1, x.shape[1]):
-      a = rows[i, :width]
-      _subtract(x[t, i, low:high], x[t, 0, low:high], a)
-      j = 1
-      while j + 4 <= i + 1:
-        sums = _four_dots(
-          a,
-          rows[j, :width],
-          rows[j + 1, :width],
-          rows[j + 2, :width],
-          rows[j + 3, :width],
-        )
-        for k in range(4):
-          grams[t, i, j + k] += sums[k]
-        j += 4
-      while j <= i:
-        grams[t, i, j] += _dot(a, rows[j, :width])
-        j += 1
+  filled = -(-width // LANES) * LANES
+  rows[images:, :filled] = 0  # what lies there may be slow to multiply
+  values, out, apart = x.reshape(-1), rows.reshape(-1), rows.shape[1]
+  for t in range(elements):
+    first = t * images * units + low
+    for i in range(1, images):
+      _subtract(values, first + i * units, first, width, out, i * apart)
+    _add_products(rows, filled, grams[t])
+
+
+@numba.njit(**INLINE)
+def _add_fired(x, first, apart, counted, sign, threshold, fired):
+  """How many elements, of those counted, fire where the image itself does."""
+  count = splat(np.float32(0))
+  for t in range(counted.size):
+    if counted[t] != 0:
+      value = sign * load(x, first + t * apart)
+      count = count + above(value, threshold)
+  return count * fired
 
 
 @numba.njit(**FAST)
 def add_firing(x, r, low, high, thresholds, counted, fires, local):
   """Adds how often units fire, and how often they go on firing."""
+  _, images, width = x.shape
+  units = r.shape[1]
+  whole = low + (high - low) // LANES * LANES
+  values, own, limits = x.reshape(-1), r.reshape(-1), thresholds.reshape(-1)
   for s in range(2):
-    sign = np.float32(1 - 2 * s)
-    for i in range(r.shape[0]):
-      for k in range(low, high):
-        if sign * r[i, k] > thresholds[s, k]:
+    number = np.float32(1 - 2 * s)
+    sign = splat(number)
+    # Few units fire at a time: most vectors are done after one comparison.
+    for k in range(low, whole, LANES):
+      limit = load(limits, s * units + k)
+      for i in range(images):
+        value = sign * load(own, i * units + k)
+        if any_above(value, limit):
+          fired = above(value, limit)
+          go_on = _add_fired(
+            values,
+            i * width + k - low,
+            images * width,
+            counted,
+            sign,
+            limit,
+            fired,
+          )
+          store(fires[s], k, load(fires[s], k) + fired)
+          store(local[s], k, load(local[s], k) + go_on)
+    for k in range(whole, high):
+      for i in range(images):
+        if number * r[i, k] > thresholds[s, k]:
           fires[s, k] += 1
-          for t in range(x.shape[0]):
-            if counted[t] != 0 and sign * x[t, i, k - low] > thresholds[s, k]:
+          for t in range(counted.size):
+            if counted[t] != 0 and number * x[t, i, k - low] > thresholds[s, k]:
               local[s, k] += 1

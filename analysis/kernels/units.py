@@ -44,8 +44,8 @@ def add_units(
       firing (2, 2, u)), which threads share; v fills whole vectors.
     by_image: (squares (t, b), products (2, t, b), own (b,), grams (t, b, b),
       gram (1, b, b), finite (t,)) of the thread.
-    scratch: (copies (t, b, w), w more than `tile`, rows, line, gram_rows (b,
-      tile)) of the thread.
+    scratch: (copies (t, b, w), w more than `tile`, rows, line, gram_rows
+      (b + 3, w)) of the thread.
   """
   mean, thresholds, counted = known
   reference, spread, moments, pairs, firing = by_unit

@@ -109,6 +109,28 @@ def root(typing: Any, a: Any) -> Any:
   return _VECTOR(_VECTOR), _called("sqrt", 1)
 
 
+@_intrinsic
+def above(typing: Any, a: Any, b: Any) -> Any:
+  """1 where a > b, else 0."""
+
+  def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    return builder.uitofp(builder.fcmp_ordered(">", *args), _IR)
+
+  return _VECTOR(_VECTOR, _VECTOR), generate
+
+
+@_intrinsic
+def any_above(typing: Any, a: Any, b: Any) -> Any:
+  """Whether a > b anywhere."""
+
+  def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    bits = ir.IntType(LANES)
+    found = builder.bitcast(builder.fcmp_ordered(">", *args), bits)
+    return builder.icmp_unsigned("!=", found, ir.Constant(bits, 0))
+
+  return types.boolean(_VECTOR, _VECTOR), generate
+
+
 # One instruction each, if it does not matter what becomes of NaN.
 _NUMBERS = ("nnan", "nsz")
 

@@ -299,7 +299,9 @@ def _fit(found: Moments, used: np.ndarray) -> np.ndarray:
 def _solve(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
   """Solution for a positive definite matrix, or one that rounding spoilt."""
   try:
-    return scipy.linalg.solve(matrix, right, assume_a="pos")
+    # `scipy.linalg.solve` would take twice as long to estimate the condition.
+    factor = scipy.linalg.cho_factor(matrix)
+    return np.asarray(scipy.linalg.cho_solve(factor, right))
   except np.linalg.LinAlgError:
     return scipy.linalg.solve(matrix, right, assume_a="sym")
 

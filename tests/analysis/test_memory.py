@@ -29,7 +29,7 @@ def test_less_memory_means_smaller_steps():
   batches = [sizes(limit).batch for limit in (GIB, 800 * 2**20, 788 * 2**20)]
   assert batches == sorted(batches, reverse=True)
   assert len(set(batches)) == 3
-  assert batches[0] == sizes(100 * GIB).batch == 8
+  assert batches[0] == sizes(100 * GIB).batch == 16
 
 
 @pytest.mark.parametrize("wanted", [None, 1, 5, 1000])

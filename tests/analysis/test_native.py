@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis import kernels, native
+from analysis import gradients, kernels, native
 from analysis.actions import elements_of, map_action, orbit
+from analysis.kernels import tangents as loops
 from analysis.layer_sums import LayerSums
 from analysis.measures import (
   MEASURES,
@@ -278,3 +279,27 @@ def test_without_numba_xla_computes_the_same():
   one, other = np.array(values, np.float64)
   assert len(one) == 8
   np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(3, 9, 6, 16), (2, 5, 8, 32), (2, 6, 5, 3)])
+@pytest.mark.parametrize("gradient", ["spectral", "cubic"])
+def test_rates_of_change_are_summed_as_they_are_defined(shape, gradient):
+  """Channels that fill vectors and others, widths that are no fours."""
+  b, h, w, _ = shape
+  rng = np.random.default_rng(0)
+  maps, change = rng.normal(size=(2, *shape)).astype(np.float32)
+  velocity = rng.normal(size=(1, h, w, 2)).astype(np.float32)
+  inside = (rng.random(h * w) < 0.7).astype(np.float32)
+  rows, columns = (
+    gradients.derivative_matrix(n, gradient).astype(np.float32) for n in (h, w)
+  )
+  moved = gradients.advect(jnp.asarray(maps), velocity, gradient)[0]
+  rate = change - np.asarray(moved, np.float64)
+  expected = (rate[1:] ** 2 * inside.reshape(h, w, 1)).sum()
+  found = loops.aligned_squares(
+    change.reshape(b, -1), maps, rows, columns, velocity[0], inside, 1, b
+  )
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  found = loops.sum_of_squares(change.reshape(b, -1), 1, b)
+  expected = (change[1:].astype(np.float64) ** 2).sum()
+  np.testing.assert_allclose(found, expected, rtol=1e-5)

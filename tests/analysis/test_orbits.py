@@ -241,7 +241,7 @@ def test_a_protocol_names_measure_extent_and_version(everything):
 
 def test_pairs_within_blocks_are_named_in_the_protocol(images, monkeypatch):
   # As if memory were short.
-  monkeypatch.setattr(memory, "_STEP_CPU", (1, 2))
+  monkeypatch.setattr(memory, "_STEP_CPU", (1, 2, 2))
   table = measure(
     networks.identity,
     images,
@@ -281,7 +281,7 @@ def test_in_blocks_the_halves_of_a_linear_map_stay_the_same(
     return table[table["measure"].str.startswith("equivariant_map")]
 
   alone = run("equivariant_map")
-  monkeypatch.setattr(memory, "_STEP_CPU", (1, 4))
+  monkeypatch.setattr(memory, "_STEP_CPU", (1, 4, 4))
   beside = run("equivariant_map", "cka")
   np.testing.assert_allclose(
     beside["value"], alone["value"], rtol=1e-5, atol=1e-5
