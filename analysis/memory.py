@@ -35,8 +35,8 @@ _PROCESS = 768 * 2**20
 _COPIES = 3
 
 # Numbers kept of each unit and element. What must know a layer beforehand keeps
-# its largest values, its neighbourhoods or its derivatives besides.
-_SUMS, _SUMS_KNOWING = 12, 60
+# its largest values or its neighbourhoods besides.
+_SUMS, _SUMS_KNOWING = 12, 24
 
 # Part of the machine's memory, or of a device's, that is taken by default.
 _SHARE = 0.75
