@@ -54,7 +54,8 @@ class Results(NamedTuple):
     tables: by file name.
     provenance: of the study.
     runs: the run of each cell.
-    overview: the runs that the figures over all layers show.
+    overview: the runs that the figures over all layers show; all that were
+      measured if none of those chosen was.
     failures: one row a training that failed; of failures.csv, if there is one.
   """
 
@@ -105,6 +106,9 @@ def read(workdir: Path) -> Results:
     ) from error
   for name, table in tables.items():
     store.require(workdir / name, table, _COLUMNS[name])
+  measured = set(tables["measurements.parquet"]["run"])
+  if measured.isdisjoint(overview):
+    overview = [run for run in runs.values() if run in measured]
   return Results(tables, provenance, runs, overview, _read_failures(workdir))
 
 

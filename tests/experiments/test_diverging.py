@@ -228,6 +228,17 @@ def test_a_study_goes_on_reports_what_is_left_and_fails_in_the_end(
   assert str(caught.value) == message
 
 
+def test_what_is_left_is_shown_if_the_overview_failed(
+  study, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(reporting, "_draw", lambda *args: {})
+  study = dataclasses.replace(study, overview=("unpooled",))
+  with pytest.raises(NonFiniteLossError, match="the rest is in"):
+    studies.run_study(study, datasets.load(study.data), tmp_path)
+  assert reporting.read(tmp_path).overview == ["mlp-d1-w8"]
+  assert "| fully connected, depth 1 |" in (tmp_path / "summary.md").read_text()
+
+
 def test_a_study_without_any_trained_network_writes_no_report(study, tmp_path):
   study = dataclasses.replace(study, cells=study.cells[1:], overview=())
   with pytest.raises(NonFiniteLossError, match="nothing is left to report on"):
