@@ -61,9 +61,8 @@ def _parameters_beyond(kind: str, other: str) -> int:
   def count(pooling: str) -> int:
     config = ModelConfig(pooling=pooling, depth=2, width=4, head="gap")
     model = building.build_model(config, num_classes=10, canvas=32)
-    shapes = jax.eval_shape(
-      model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 1))
-    )
+    image = jax.ShapeDtypeStruct((1, 32, 32, 1), jnp.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), image)
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
   return count(kind) - count(other)

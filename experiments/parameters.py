@@ -48,7 +48,7 @@ def check(
 @functools.cache
 def _shapes(model: Model, shape: tuple[int, ...]) -> dict[str, Any]:
   """Shape and type of every variable, without computing any."""
-  image = jnp.zeros((1, *shape))
+  image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
   return _leaves(jax.eval_shape(model.init, jax.random.key(0), image))
 
 

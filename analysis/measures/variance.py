@@ -26,7 +26,7 @@ def _init(shapes: base.Shapes) -> _State:
     zeros,
     zeros,
     sums.init_moments(shapes.elements, shapes.units),
-    jnp.ones((shapes.elements, 1)),
+    np.ones((shapes.elements, 1), np.float32),
   )
 
 
@@ -50,7 +50,9 @@ def _add(
 
 def _init_aligned(shapes: base.Shapes) -> _State:
   state = _init(shapes)
-  return state._replace(defined=jnp.ones((shapes.elements, shapes.units)))
+  return state._replace(
+    defined=np.ones((shapes.elements, shapes.units), np.float32)
+  )
 
 
 def _update_aligned(state: _State, batch: base.OrbitBatch) -> _State:

@@ -51,7 +51,8 @@ class Node:
           *("--memory=4000000000", "--object-store-memory=80000000"),
           *("--disable-usage-stats", *options),
         ],
-        env=os.environ | JOINING,
+        # As many threads as NPROC says, not one for each simulated device.
+        env=os.environ | JOINING | {"XLA_FLAGS": ""},
         stdout=log,
         stderr=log,
         start_new_session=True,
