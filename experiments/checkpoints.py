@@ -17,7 +17,7 @@ import time
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -39,7 +39,7 @@ class Checkpoint(NamedTuple):
   Attributes:
     seeds: trained together, in the order of the state's leading axis.
     epochs: number of epochs done.
-    state: the trainer's state, on the host.
+    state: the trainer's state; its leaves, on the host, before it is `placed`.
     metrics: a list a seed of what metrics.jsonl will say of each epoch.
     seconds: how long it took so far.
   """
@@ -51,8 +51,38 @@ class Checkpoint(NamedTuple):
   seconds: float
 
 
+class Keeper(Protocol):
+  """What `training.train` asks of checkpoints; see `Checkpoints`."""
+
+  def groups(self, seeds: Sequence[int], at_once: int) -> list[list[int]]:
+    """How to go on: the seeds that are trained together."""
+    ...
+
+  def load(self, seeds: Sequence[int], like: Any) -> Checkpoint | None:
+    """Where some seeds stand, with a state like that one."""
+    ...
+
+  def due(self) -> bool:
+    """Whether enough was done since the last one to write another."""
+    ...
+
+  def save(
+    self,
+    seeds: Sequence[int],
+    epochs: int,
+    state: Any,
+    metrics: Sequence[Sequence[dict[str, Any]]],
+  ) -> None:
+    """Keeps where some seeds stand."""
+    ...
+
+  def drop(self, seeds: Sequence[int]) -> None:
+    """Forgets seeds that are complete, or have failed."""
+    ...
+
+
 class Checkpoints:
-  """The checkpoints of a run, for `training.train`."""
+  """The checkpoints of a run."""
 
   def __init__(
     self,
@@ -113,6 +143,11 @@ class Checkpoints:
     Returns:
       The checkpoint with a state like that one, or None.
     """
+    found = self.find(seeds, like)
+    return None if found is None else placed(found, like)
+
+  def find(self, seeds: Sequence[int], like: Any) -> Checkpoint | None:
+    """As `load`, with the state's leaves on the host."""
     self._saved = self._started = time.perf_counter()
     self._before = 0.0
     path = self._path(seeds)
@@ -120,16 +155,15 @@ class Checkpoints:
     if arrays is None:
       return None
     about = _parsed(arrays)
-    leaves, structure = jax.tree.flatten(like)
+    leaves = jax.tree.leaves(like)
     if about["seeds"] != list(seeds) or about["state"] != _described(leaves):
       cli.warn(f"{path} is of another version; its seeds start again")
       return None
     self._before = about["seconds"]
-    state = [_placed(arrays[f"leaf{i}"], leaf) for i, leaf in enumerate(leaves)]
     return Checkpoint(
       about["seeds"],
       about["epochs"],
-      jax.tree.unflatten(structure, state),
+      [arrays[f"leaf{i}"] for i in range(len(leaves))],
       about["metrics"],
       about["seconds"],
     )
@@ -226,9 +260,21 @@ def _described(leaves: Sequence[Any]) -> list[str]:
   return [f"{leaf.dtype}{list(leaf.shape)}" for leaf in leaves]
 
 
+def placed(found: Checkpoint, like: Any) -> Checkpoint:
+  """A checkpoint with its state on the devices, where another lies."""
+  leaves, structure = jax.tree.flatten(like)
+  state = [
+    _placed(a, leaf) for a, leaf in zip(found.state, leaves, strict=True)
+  ]
+  return found._replace(state=jax.tree.unflatten(structure, state))
+
+
 def _placed(array: np.ndarray, like: jax.Array) -> jax.Array:
   """An array on the device, where another lies."""
   typed = array.view(like.dtype)  # npz knows no bfloat16
   if len(like.sharding.device_set) > 1:
-    return jax.device_put(typed, like.sharding)
+    # Each process puts there what its own devices need.
+    return jax.make_array_from_callback(
+      typed.shape, like.sharding, lambda part: typed[part]
+    )
   return jax.numpy.array(typed)  # uncommitted, as those of a first step

@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 
 from experiments import building, datasets, hosts, measuring, training
+from experiments.checkpoints import Checkpoints
 from experiments.config import (
   DataConfig,
   HostConfig,
@@ -33,6 +34,7 @@ from experiments.config import (
 )
 from experiments.datasets import Dataset
 from experiments.errors import ExperimentError, UsageError
+from experiments.shared_checkpoints import Following, Leading
 from experiments.team import STOP, Message, Team
 from experiments.training import TrainedSeed
 from models import platform
@@ -148,7 +150,11 @@ def run(
 
 
 def train(
-  network: Network, dataset: Dataset, seeds: Sequence[int], **options: Any
+  network: Network,
+  dataset: Dataset,
+  seeds: Sequence[int],
+  checkpoints: Checkpoints,
+  **options: Any,
 ) -> Iterable[TrainedSeed]:
   """As `training.train`, with all that the command may use.
 
@@ -156,6 +162,7 @@ def train(
     network: the network.
     dataset: the images.
     seeds: the seeds.
+    checkpoints: where training goes on from, and is kept.
     **options: of `training.train`.
 
   Yields:
@@ -168,14 +175,13 @@ def train(
   if team is not None:
     team.tell(_about("train", network, dataset) | {"seeds": list(seeds)})
     _check_ready(team, team.hear_all())
-    # The others would have to go on from where it is: they see no folder.
-    options.pop("checkpoints", None)
   yield from training.train(
     network.model,
     dataset,
     network.train,
     seeds,
     devices=training_devices(),
+    checkpoints=checkpoints if team is None else Leading(checkpoints, team),
     **options,
   )
 
@@ -328,6 +334,7 @@ def _train(
     message.about["seeds"],
     devices=training_devices(),
     diverged=lambda found: None,
+    checkpoints=Following(team),
   )
   try:
     for _ in results:

@@ -27,7 +27,7 @@ from experiments.building import (
   make_optimizer,
   peak_learning_rate,
 )
-from experiments.checkpoints import Checkpoints
+from experiments.checkpoints import Keeper
 from experiments.config import TrainConfig
 from experiments.datasets import Dataset
 from experiments.devices import ALONE, Layout, lay_out
@@ -260,7 +260,7 @@ def train(
   devices: Sequence[Any] | None = None,
   progress: Callable[[int], None] = lambda epochs: None,
   diverged: Callable[[Divergence], None] | None = None,
-  checkpoints: Checkpoints | None = None,
+  checkpoints: Keeper | None = None,
 ) -> Iterable[TrainedSeed]:
   """Trains one network a seed.
 
@@ -341,7 +341,7 @@ def _run(
   layout: Layout,
   progress: Callable[[int], None],
   diverged: Callable[[Divergence], None],
-  checkpoints: Checkpoints | None,
+  checkpoints: Keeper | None,
   failed: set[int],
 ) -> list[TrainedSeed]:
   """All epochs of one seed, or of several at once.
@@ -402,7 +402,7 @@ def _run(
       checkpoints, epoch + 1 == config.epochs, len(seeds)
     ):
       lines = [[m._asdict() for m in metrics[seed]] for seed in seeds]
-      checkpoints.save(seeds, epoch + 1, state, lines)
+      checkpoints.save(seeds, epoch + 1, layout.fetch(state), lines)
   trained = layout.fetch(state.params)
 
   def of_seed(params: Params, i: int) -> Params:
@@ -419,7 +419,7 @@ def _refuse(found: Divergence) -> None:
   raise diverging.refusal(found)
 
 
-def _worth_keeping(checkpoints: Checkpoints, last: bool, seeds: int) -> bool:
+def _worth_keeping(checkpoints: Keeper, last: bool, seeds: int) -> bool:
   """Whether to write a checkpoint after an epoch.
 
   After the last one the seeds themselves are stored, but one after another: a

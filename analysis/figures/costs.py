@@ -21,6 +21,8 @@ _COLOURS = {
   "logits": "#ce6dbd",
 }
 _STEP = "#000000"
+# Kernels this close, of each axis's logarithm, have one name.
+_NEAR = 0.15
 _PARTS = {"train": "training an epoch", "measure": "measuring"}
 _PART_COLOURS = {"train": "#08306b", "measure": "#e6550d"}
 _AXES = {
@@ -71,8 +73,10 @@ def roofline(table: pd.DataFrame) -> Figure:
     )
     for axis, network in zip(axes[0], networks, strict=True):
       _roofs(axis, rows)
-      for item in kernels[kernels["network"] == network].to_dict("records"):
+      own = kernels[kernels["network"] == network]
+      for item in own.to_dict("records"):
         _point(axis, item)
+      _name(axis, own)
       for item in rows[
         (rows["kind"] == "step") & (rows["network"] == network)
       ].to_dict("records"):
@@ -101,26 +105,27 @@ def _roofs(axis: Axes, rows: pd.DataFrame) -> None:
   """The peak, and below it what each bandwidth allows."""
   peak = rows[rows["kind"] == "peak"]["rate"].max()
   x = np.logspace(-2, 3, 200)
-  for kind, dash, at in (("memory", "-", 0.3), ("cache", "--", 0.7)):
+  for kind, dash, at in (("memory", "-", 0.12), ("cache", "--", 0.7)):
     item = rows[rows["kind"] == kind].iloc[0]
     bandwidth = item["bytes"] / item["seconds"]
     axis.loglog(
       x, np.minimum(peak, bandwidth * x) / 1e9, dash, color="#888888", zorder=1
     )
+    # To the left, where no kernel can be.
     axis.annotate(
       f"{kind} {bandwidth / 1e9:.0f} GB/s",
       (at, bandwidth * at / 1e9),
-      xytext=(-5, 5) if kind == "cache" else (5, -5),
+      xytext=(-5, 5),
       textcoords="offset points",
-      ha="right" if kind == "cache" else "left",
-      va="bottom" if kind == "cache" else "top",
+      ha="right",
+      va="bottom",
       fontsize=8,
       color="#555555",
     )
   axis.annotate(
     f"peak of a matrix product {peak / 1e9:.0f} GFLOP/s",
     (900, peak / 1e9),
-    xytext=(0, 5),
+    xytext=(0, 12),  # above the names of kernels that reach it
     textcoords="offset points",
     ha="right",
     fontsize=8,
@@ -139,22 +144,37 @@ def _point(axis: Axes, item: dict[Any, Any]) -> None:
     mfc=colour if forward else "white",
     ms=6,
   )
-  if _kind(item["name"]) == "pool":
-    return  # they lie too close to be named; the colour says what they are
-  axis.annotate(
-    item["name"].partition("+")[0],
-    (item["intensity"], item["rate"] / 1e9),
-    # Those of one shape lie on each other.
-    xytext=(
-      7 if forward else -7,
-      -5 if item["name"].startswith("conv3") else 4,
-    ),
-    textcoords="offset points",
-    ha="left" if forward else "right",
-    va="center",
-    fontsize=8,
-    color=colour,
-  )
+
+
+def _name(axis: Axes, kernels: pd.DataFrame) -> None:
+  """Names the convolutions, once where several lie on each other.
+
+  What other kernels are, the colour says: they are one, or too close.
+  """
+  convolutions = kernels[kernels["name"].str.startswith("conv")]
+  for direction, own in convolutions.groupby("direction"):
+    forward = direction == "forward"
+    items = own.sort_values("rate").to_dict("records")
+    while items:
+      first = items[0]
+      near = [
+        i
+        for i in items
+        if max(abs(np.log(i[k] / first[k])) for k in ("intensity", "rate"))
+        < _NEAR
+      ]
+      items = [i for i in items if i not in near]
+      axis.annotate(
+        ", ".join(sorted(i["name"].partition("+")[0] for i in near)),
+        (first["intensity"], first["rate"] / 1e9),
+        xytext=(7 if forward else -7, 0),
+        textcoords="offset points",
+        ha="left" if forward else "right",
+        va="center",
+        fontsize=8,
+        color=_COLOURS.get(_kind(first["name"]), "#636363"),
+        bbox={"fc": "white", "ec": "none", "pad": 0.5, "alpha": 0.8},
+      )
 
 
 def _kind(name: str) -> str:

@@ -65,6 +65,15 @@ def alone(tmp_path_factory):
 def together(tmp_path_factory):
   """What two make, each with a folder of its own."""
   folder = tmp_path_factory.mktemp("together")
+  codes, said = run_both(folder)
+  assert codes == [0, 0], said
+  # What libraries say does not reach the output.
+  assert [out for out, _ in said] == ["", ""]
+  return folder
+
+
+def run_both(folder, *arguments):
+  """Exit codes and output of process 0 and process 1."""
   coordinator = f"127.0.0.1:{free_port()}"
   processes = [
     start(
@@ -72,14 +81,12 @@ def together(tmp_path_factory):
       coordinator,
       index,
       f"--workdir={folder / str(index)}",
+      *arguments,
     )
-    for index in (1, 0)
+    for index in (0, 1)
   ]
   said = [process.communicate(timeout=300) for process in processes]
-  assert [process.returncode for process in processes] == [0, 0], said
-  # What libraries say does not reach the output.
-  assert [out for out, _ in said] == ["", ""]
-  return folder
+  return [process.returncode for process in processes], said
 
 
 def test_only_process_0_writes(alone, together):
@@ -120,6 +127,27 @@ def test_two_processes_measure_what_one_measures(alone, together):
   pd.testing.assert_frame_equal(
     ours[numbers], theirs[numbers], rtol=1e-5, atol=1e-5
   )
+
+
+def test_killed_in_training_two_go_on_to_the_same_bits(together, tmp_path):
+  """Seeds that lie on several processes, and a seed that all share."""
+  log = tmp_path / "log"
+  for die_after, kept in (
+    (1, "seeds/*/seed0_to_1.npz"),
+    (2, "batches/*/seed0.npz"),
+  ):
+    codes, said = run_both(tmp_path, f"--log={log}", f"--die_after={die_after}")
+    assert codes == [-signal.SIGKILL, 1], said
+    assert "error: process 0 has gone" in said[1][1]
+    assert list((tmp_path / "0").glob(kept))
+  codes, said = run_both(tmp_path, f"--log={log}")
+  assert codes == [0, 0], said
+  # Two epochs of a group and of three seeds; process 0 did none twice.
+  assert len(log.read_text().splitlines()) == 2 * (1 + 3)
+  assert files(tmp_path / "0") == files(together / "0")
+  for path in sorted((tmp_path / "0").rglob("*.npz")):
+    other = together / "0" / path.relative_to(tmp_path / "0")
+    assert path.read_bytes() == other.read_bytes(), path.name
 
 
 # --- threads for processes ---------------------------------------------------
