@@ -158,6 +158,9 @@ FLAGS = [
     ("--measure_examples=1", "between 2 and the 510 test images"),
     ("--measure_examples=-5", "between 2 and the 510 test images"),
     ("--measure_batch_size=-1", "is negative"),
+    ("--memory_limit=2", "is not a positive number with a unit"),
+    ("--memory_limit=nanGiB", "is not a positive number with a unit"),
+    ("--memory_limit=1MiB", "are too little: one image under", "takes about"),
     ("--order=2", "order=2"),
     ("--border=wrap", "border=wrap"),
     ("--width=100000000", "of memory, of which"),
@@ -186,6 +189,12 @@ FLAGS = [
     ("--seeds=0", "[1, 100000]"),
     ("--epochs=0", "is not positive"),
     ("--learning_rate=nan", "is not a finite number from 0"),
+  ),
+  *flags(
+    *("verify", ("run",)),
+    ("--sample=-1", "is not a non-negative integer"),
+    ("--sample=few", "flag --sample"),
+    ("--sample_seed=-1", "is not a non-negative integer"),
   ),
   *flags(
     *("benchmark", ("--output=out.json",)),
@@ -250,6 +259,14 @@ OTHERS = [
     "another name",
     *("reproduce", (), "blue --workdir=out"),
     ["NAME=blue is unknown; known are red_green"],
+  ),
+  Case("no run", "verify", (), "", ["RUN is missing"]),
+  Case("two runs", "verify", (), "a b", ["unexpected argument 'b'"]),
+  Case(
+    "no such run",
+    *("verify", (), "nowhere"),
+    ["nowhere holds neither a run (config.json) nor the runs of a study"],
+    1,
   ),
   Case("one study", "compare", (), "a", ["B is missing"]),
   Case(

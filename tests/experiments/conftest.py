@@ -37,6 +37,7 @@ from tests.experiments import tiny
 POSITIONAL = {
   "compare": (cli.Positional("A"), cli.Positional("B")),
   "reproduce": (cli.Positional("NAME", NAMES),),
+  "verify": (cli.Positional("RUN"),),
 }
 
 TRAIN, TEST = 12, 8  # images of a fake set
