@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.figures.costs import medians
+from analysis.figures.costs import rates
 from analysis.statistics import t_interval
 from experiments import pairing, store
 
@@ -57,7 +57,7 @@ def machine(results: Path) -> str:
   """What was measured where, and the machine's limits."""
   folder = results / "performance"
   provenance = store.read_json(folder / "provenance.json")
-  rows = medians(store.read_table(folder / "roofline.csv"))
+  rows = rates(store.read_table(folder / "roofline.csv"))
   (peak,) = rows[rows["kind"] == "peak"]["rate"]
   bandwidth = {
     kind: (item["bytes"] / item["seconds"]).max() / 1e9
@@ -79,7 +79,7 @@ def machine(results: Path) -> str:
 def training(results: Path) -> str:
   """Where the time of a training step goes, layer by layer."""
   table = store.read_table(results / "performance" / "roofline.csv")
-  rows = medians(table)
+  rows = rates(table)
   (peak,) = rows[rows["kind"] == "peak"]["rate"]
   blocks = []
   for step in rows[rows["kind"] == "step"].to_dict("records"):

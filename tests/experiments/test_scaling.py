@@ -101,7 +101,7 @@ def test_the_smoke_mode_stores_tables_and_draws_figures(made):
 
 
 def test_a_roofline_has_operations_and_bytes_of_every_kernel(made):
-  rows = costs.medians(store.read_table(made[0] / "roofline.csv"))
+  rows = costs.rates(store.read_table(made[0] / "roofline.csv"))
   kernels = rows[rows["kind"] == "kernel"]
   items = {
     (item["name"], item["direction"]): item
@@ -131,7 +131,7 @@ def test_a_roofline_has_operations_and_bytes_of_every_kernel(made):
 
 def test_the_page_says_what_the_tables_say(made):
   results = made[0].parent
-  rows = costs.medians(store.read_table(made[0] / "roofline.csv"))
+  rows = costs.rates(store.read_table(made[0] / "roofline.csv"))
   (peak,) = rows[rows["kind"] == "peak"]["rate"]
   assert f": {peak / 1e9:.0f} GFLOP/s in a" in performance_page.machine(results)
   text = performance_page.training(results)
