@@ -5,6 +5,7 @@ their docstrings the flags' help. Nothing here imports jax.
 """
 
 import dataclasses
+import inspect
 import re
 from collections.abc import Collection
 from typing import Any, TypeVar
@@ -206,8 +207,10 @@ class LaunchConfig:
 
 def attribute_help(cls: type) -> dict[str, str]:
   """The `Attributes:` section of a dataclass's docstring, by field."""
-  section = (cls.__doc__ or "").split("Attributes:\n", 1)[1]
-  entries = re.findall(r"^ {4}(\w+): ((?:.|\n {6})*)", section, re.M)
+  # Since Python 3.13 the compiler takes the indentation away itself.
+  doc = inspect.cleandoc(cls.__doc__ or "")
+  section = doc.split("Attributes:\n", 1)[1]
+  entries = re.findall(r"^ {2}(\w+): ((?:.|\n {4})*)", section, re.M)
   return {name: " ".join(text.split()) for name, text in entries}
 
 
