@@ -83,6 +83,7 @@ def test_locked_environments_are_made_of_locked_versions():
 
 # --- several Pythons ---------------------------------------------------------
 
+PYENV = ".pyenv/versions/3.13.0/bin/python"
 _TOOLS = ("bash", "dirname", "env", "grep", "id", "sort")
 
 
@@ -100,8 +101,10 @@ def machine(tmp_path):
     shutil.copy(ROOT / name, tmp_path / "project" / name)
 
   def script(name, text):
-    (folder / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
-    (folder / name).chmod(stat.S_IRWXU)
+    path = (tmp_path if "/" in name else folder) / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/usr/bin/env bash\n{text}\n")
+    path.chmod(stat.S_IRWXU)
 
   def call(command, pythons):
     for name, version in pythons.items():
@@ -134,12 +137,17 @@ def machine(tmp_path):
     # Newer than is supported, and one without ensurepip.
     ({"python3.12": "3.12", "python3.15": "3.15"}, ["python3.12"]),
     ({"python3.12": "3.12", "python3.13": "none"}, ["python3.12"]),
+    # Not on PATH, but installed by pyenv.
+    ({"python3.11": "3.11", PYENV: "3.13"}, ["python3.11", PYENV]),
+    ({"python3.13": "3.13", PYENV: "3.13"}, ["python3.13"]),
   ],
 )
-def test_the_oldest_and_the_newest_python_are_chosen(machine, pythons, chosen):
+def test_the_oldest_and_the_newest_python_are_chosen(
+  machine, pythons, chosen, tmp_path
+):
   result = machine("pythons", pythons)
   assert result.returncode == 0, result.stderr
-  assert result.stdout.split() == chosen
+  assert result.stdout.replace(f"{tmp_path}/", "").split() == chosen
 
 
 def test_without_a_supported_python_nothing_is_run(machine):
