@@ -8,7 +8,7 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import Select
+from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from analysis import report
 from analysis.claims import CLAIMS
@@ -278,7 +278,10 @@ def test_a_figure_is_enlarged_and_put_back(browser, how):
   focused = browser.switch_to.active_element
   assert focused.text == "Close"
   focused.send_keys(Keys.ESCAPE)
-  assert not browser.find_elements(By.TAG_NAME, "dialog")
+  # The page hears of it after the key has been sent.
+  WebDriverWait(browser, 10).until(
+    lambda b: not b.find_elements(By.TAG_NAME, "dialog")
+  )
   assert browser.switch_to.active_element == opener
 
 
