@@ -116,7 +116,10 @@ def test_damaged_json_is_named(tmp_path, content):
 
 # --- parameters --------------------------------------------------------------
 
-names = st.text("abcxyz0123456789_.", min_size=1, max_size=4)
+# Two dots alone would lead out of an archive: whoever reads refuses them.
+names = st.text("abcxyz0123456789_.", min_size=1, max_size=4).filter(
+  lambda name: name != ".."
+)
 arrays = hnp.arrays(
   st.sampled_from([np.float32, np.int32, np.uint8]),
   hnp.array_shapes(min_dims=0, max_dims=3, max_side=3),
