@@ -130,10 +130,15 @@ def _members(
       yield name, _read_array(stream, info.file_size, repr(name))
 
 
+def names_array(name: str) -> bool:
+  """Whether a member of an archive may be called that: it leads nowhere."""
+  parts = name.replace("\\", "/").split("/")
+  return name.endswith(".npy") and ".." not in parts and "" not in parts
+
+
 def _check_member(info: zipfile.ZipInfo) -> None:
   name = info.filename
-  parts = name.replace("\\", "/").split("/")
-  if not name.endswith(".npy") or ".." in parts or "" in parts:
+  if not names_array(name):
     raise ValueError(f"{name!r} in it is no array's name")
   if info.flag_bits & 1 or info.compress_type not in _KINDS:
     raise ValueError(f"{name!r} in it is encrypted or compressed otherwise")

@@ -17,7 +17,7 @@ import time
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -49,36 +49,6 @@ class Checkpoint(NamedTuple):
   state: Any
   metrics: list[list[dict[str, Any]]]
   seconds: float
-
-
-class Keeper(Protocol):
-  """What `training.train` asks of checkpoints; see `Checkpoints`."""
-
-  def groups(self, seeds: Sequence[int], at_once: int) -> list[list[int]]:
-    """How to go on: the seeds that are trained together."""
-    ...
-
-  def load(self, seeds: Sequence[int], like: Any) -> Checkpoint | None:
-    """Where some seeds stand, with a state like that one."""
-    ...
-
-  def due(self) -> bool:
-    """Whether enough was done since the last one to write another."""
-    ...
-
-  def save(
-    self,
-    seeds: Sequence[int],
-    epochs: int,
-    state: Any,
-    metrics: Sequence[Sequence[dict[str, Any]]],
-  ) -> None:
-    """Keeps where some seeds stand."""
-    ...
-
-  def drop(self, seeds: Sequence[int]) -> None:
-    """Forgets seeds that are complete, or have failed."""
-    ...
 
 
 class Checkpoints:

@@ -83,7 +83,8 @@ def _parse(
     rest = flags.FLAGS(list(argv))
   except flags.Error as error:
     missing = re.match(r"flag --(\w+)=None: .* other than None", str(error))
-    _fail(f"--{missing[1]} is required" if missing else str(error), USAGE)
+    text = f"--{missing[1]} is required" if missing else str(error)
+    _fail(text, USAGE, debug="--debug" in argv)  # it is not known as a flag
   for i, wanted in enumerate(positional, start=1):
     known = ", ".join(wanted.choices)
     if len(rest) <= i:
@@ -217,8 +218,8 @@ def warn(text: str) -> None:
   print(f"warning: {text}", file=sys.stderr)
 
 
-def _fail(message: str, code: int) -> NoReturn:
-  debug = flags.FLAGS.is_parsed() and flags.FLAGS.debug
+def _fail(message: str, code: int, *, debug: bool = False) -> NoReturn:
+  debug = debug or (flags.FLAGS.is_parsed() and flags.FLAGS.debug)
   if debug and sys.exc_info()[0] is not None:
     traceback.print_exc()
   print(f"error: {' '.join(message.split())}", file=sys.stderr)

@@ -34,7 +34,7 @@ from experiments.config import (
 )
 from experiments.datasets import Dataset
 from experiments.errors import ExperimentError, UsageError
-from experiments.shared_checkpoints import Following, Leading
+from experiments.shared_checkpoints import SharedCheckpoints
 from experiments.team import STOP, Message, Team
 from experiments.training import TrainedSeed
 from models import platform
@@ -181,7 +181,9 @@ def train(
     network.train,
     seeds,
     devices=training_devices(),
-    checkpoints=checkpoints if team is None else Leading(checkpoints, team),
+    checkpoints=(
+      checkpoints if team is None else SharedCheckpoints(team, checkpoints)
+    ),
     **options,
   )
 
@@ -334,7 +336,7 @@ def _train(
     message.about["seeds"],
     devices=training_devices(),
     diverged=lambda found: None,
-    checkpoints=Following(team),
+    checkpoints=SharedCheckpoints(team),
   )
   try:
     for _ in results:

@@ -187,12 +187,24 @@ def require(path: Path, table: pd.DataFrame, columns: Iterable[str]) -> None:
 def save_params(
   path: Path, params: Mapping[str, Any], *, record: Record | None = None
 ) -> None:
-  """Saves nested dictionaries of arrays as a flat npz, keys joined by '/'."""
+  """Saves nested dictionaries of arrays as a flat npz, keys joined by '/'.
+
+  Raises:
+    ValueError: a name that reading would refuse, such as '..'.
+    ExperimentError: the file cannot be written.
+  """
   write_bytes(path, npz(_flatten(params)), record=record)
 
 
 def npz(arrays: Mapping[str, Any]) -> bytes:
-  """Arrays by name as the content of an npz file."""
+  """Arrays by name as the content of an npz file.
+
+  Raises:
+    ValueError: a name that reading would refuse.
+  """
+  for name in arrays:
+    if not archives.names_array(f"{name}.npy"):
+      raise ValueError(f"{name!r} cannot be an array's name in a file")
   buffer = io.BytesIO()
   np.savez(buffer, **arrays)
   return buffer.getvalue()

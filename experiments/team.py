@@ -239,11 +239,9 @@ class Team:
       if self._ending:
         return
       self._ending = True
-      # A progress bar may have been left in the middle of its line.
-      print(
-        f"\nerror: {who} has gone, see its output; the same commands continue"
-        " where it stopped",
-        file=sys.stderr,
+      _say_last(
+        f"error: {who} has gone, see its output; the same commands continue"
+        " where it stopped"
       )
       self.abort(1)
 
@@ -253,6 +251,20 @@ class Team:
     self._ending = True
     if code:
       _exit(code)
+
+
+def _say_last(line: str) -> None:
+  """Says a line on stderr, after which nothing more is heard there.
+
+  Other threads go on until the process has ended: a progress bar is drawn
+  again, and libraries complain of the connection that broke off.
+  """
+  with contextlib.suppress(OSError, ValueError):
+    sys.stderr.flush()
+    heard = os.dup(2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    # A progress bar may have been left in the middle of its line.
+    os.write(heard, f"\n{line}\n".encode())
 
 
 def _exit(code: int) -> NoReturn:

@@ -27,7 +27,7 @@ from experiments.building import (
   make_optimizer,
   peak_learning_rate,
 )
-from experiments.checkpoints import Keeper
+from experiments.checkpoints import Checkpoints
 from experiments.config import TrainConfig
 from experiments.datasets import Dataset
 from experiments.devices import ALONE, Layout, lay_out
@@ -42,6 +42,7 @@ from experiments.evaluating import (
   evaluate_sums,
   on_device,
 )
+from experiments.shared_checkpoints import SharedCheckpoints
 from experiments.strategies import Pieces, Trainer
 from models import platform
 from models.zoo import Model
@@ -260,7 +261,7 @@ def train(
   devices: Sequence[Any] | None = None,
   progress: Callable[[int], None] = lambda epochs: None,
   diverged: Callable[[Divergence], None] | None = None,
-  checkpoints: Keeper | None = None,
+  checkpoints: Checkpoints | SharedCheckpoints | None = None,
 ) -> Iterable[TrainedSeed]:
   """Trains one network a seed.
 
@@ -341,7 +342,7 @@ def _run(
   layout: Layout,
   progress: Callable[[int], None],
   diverged: Callable[[Divergence], None],
-  checkpoints: Keeper | None,
+  checkpoints: Checkpoints | SharedCheckpoints | None,
   failed: set[int],
 ) -> list[TrainedSeed]:
   """All epochs of one seed, or of several at once.
@@ -419,7 +420,9 @@ def _refuse(found: Divergence) -> None:
   raise diverging.refusal(found)
 
 
-def _worth_keeping(checkpoints: Keeper, last: bool, seeds: int) -> bool:
+def _worth_keeping(
+  checkpoints: Checkpoints | SharedCheckpoints, last: bool, seeds: int
+) -> bool:
   """Whether to write a checkpoint after an epoch.
 
   After the last one the seeds themselves are stored, but one after another: a

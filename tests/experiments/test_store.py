@@ -116,7 +116,7 @@ def test_damaged_json_is_named(tmp_path, content):
 
 # --- parameters --------------------------------------------------------------
 
-# Two dots alone would lead out of an archive: whoever reads refuses them.
+# Two dots alone would lead out of an archive: they are refused, see below.
 names = st.text("abcxyz0123456789_.", min_size=1, max_size=4).filter(
   lambda name: name != ".."
 )
@@ -149,6 +149,14 @@ def test_parameters_survive_the_file(tmp_path_factory, tree):
   for name, array in expected.items():
     assert read[name].dtype == array.dtype
     np.testing.assert_array_equal(read[name], array)
+
+
+@pytest.mark.parametrize("name", ["..", "", "a/../b", "a\\..\\b"])
+def test_a_name_that_reading_refuses_is_not_written(tmp_path, name):
+  path = tmp_path / "seed0.npz"
+  with pytest.raises(ValueError, match="cannot be an array's name"):
+    store.save_params(path, {"params": {name: {"kernel": np.ones(2)}}})
+  assert not list(tmp_path.iterdir())
 
 
 def test_equal_parameters_are_equal_bytes_in_any_order(tmp_path):
