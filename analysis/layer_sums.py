@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.kernels import columns, maps, units, vectors
+from analysis.kernels import columns, maps, spreads, units, vectors
 from analysis.linear_sums import LinearSums
 from analysis.measures import base, linear_map, reduced, reductions, sums
 
@@ -142,7 +142,13 @@ class LayerSums:
         self._networks,
         self._by_unit,
         self._by_image[thread],
-        (copies, rows, line, vectors.empty(b + 3, width)),
+        (
+          copies,
+          rows,
+          line,
+          vectors.empty(b + 3, width),
+          spreads.scratch(),
+        ),
       )
     channels = self._shapes.channels
     own_maps = x.reshape(t, b, u // channels, channels)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis import kernels
+from analysis import kernels, references
 from analysis.measures import Elements, Shapes, Statistics
 from analysis.measures.reduced import Reductions
 from models import platform
@@ -179,7 +179,8 @@ class References:
     return {
       # The origin has followed the mean: what is left of the sum is rounding.
       key: Statistics(
-        moments[0] + moments[1] / self._seen, self._largest[key][:, -1]
+        moments[0] + moments[1] / self._seen,
+        references.thresholds(self._largest[key]),
       )
       for key, moments in self._moments.items()
     }

@@ -17,6 +17,11 @@ from models import platform
 # Images that thresholds are read off, at most; evenly spread.
 _MOST = 2000
 
+# By how much of itself a threshold is exceeded. It is the value of one image,
+# which the pass computes again, and to rounding only: that depends on how many
+# images the network is given at a time.
+_ROUNDING = 1e-5
+
 # Images that are merged into the largest values at a time.
 _GROUP = 4
 
@@ -98,6 +103,19 @@ def _merge(largest: Any, values: Any) -> Any:
 update = platform.jit(_run_update, donate_argnums=0)
 
 
+def thresholds(largest: Any) -> Any:
+  """(2, u) what just the firing share of the images exceeds.
+
+  Args:
+    largest: (2, m, u) as in `State`; of NumPy or JAX.
+
+  Returns:
+    The last of them, and above it what may be rounding.
+  """
+  last = largest[:, -1]
+  return last + abs(last) * _ROUNDING
+
+
 def statistics(state: State) -> Statistics:
-  """Mean, and the value that just the firing share of the images exceeds."""
-  return Statistics(state.moments.mean, state.largest[:, -1])
+  """Mean and thresholds of a layer."""
+  return Statistics(state.moments.mean, thresholds(state.largest))

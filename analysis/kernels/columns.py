@@ -10,6 +10,7 @@ import numpy as np
 from analysis.kernels import FAST, INLINE
 from analysis.kernels.vectors import (
   LANES,
+  add,
   largest,
   least,
   load,
@@ -126,8 +127,12 @@ def copy_tile(x, low, high, tile, finite):
 
 
 @numba.njit(**INLINE)
-def _add(sums, at, value):
-  store(sums, at, load(sums, at) + value)
+def variance(summed, squares, count):
+  """Of so many values, unbiased, by their sum and that of their squares."""
+  share = splat(np.float32(1) / np.float32(count))
+  free = splat(np.float32(1) / np.float32(count - 1))
+  whole = largest(squares - summed * summed * share, splat(np.float32(0)))
+  return whole * free
 
 
 @numba.njit(**INLINE)
@@ -142,8 +147,6 @@ def _over_orbit(x, first, shape, at, spread, pairs, comparators, rows, line):
   """Adds the spread and the pairs of elements, image by image."""
   elements, images, units = shape
   zero = splat(np.float32(0))
-  share = splat(np.float32(1) / np.float32(elements))
-  free = splat(np.float32(1) / np.float32(elements - 1))
   deviations, within, distance = zero, zero, zero
   for i in range(images):
     place = first + i * units
@@ -155,19 +158,19 @@ def _over_orbit(x, first, shape, at, spread, pairs, comparators, rows, line):
       squares = multiply_add(value, value, squares)
       if pairs.size > 0:
         store(rows, t * LANES, value)
-    variance = largest(squares - summed * summed * share, zero) * free
-    deviations, within = deviations + root(variance), within + variance
+    own = variance(summed, squares, elements)
+    deviations, within = deviations + root(own), within + own
     if pairs.size > 0:
       distance = distance + _pair_sum(rows, elements, summed, comparators)
   if spread.size > 0:
-    _add(spread, at, deviations)
-    _add(spread, at + spread.size // 2, within)
+    add(spread, at, deviations)
+    add(spread, at + spread.size // 2, within)
   if pairs.size > 0:
     _add_double(pairs, at, distance, line)
 
 
 @numba.njit(**INLINE)
-def _move_origin(moments, at, stride, summed, squares, count):
+def move_origin(moments, at, stride, summed, squares, count):
   """The sums from an origin become those from the mean, as it is rounded."""
   origin = load(moments, at)
   new = origin + summed * splat(np.float32(1) / count)
@@ -202,7 +205,7 @@ def _over_images(
       if pairs.size > 0:
         store(rows, i * LANES, value)
     summed = mine + load(moments, own + stride)
-    _move_origin(moments, own, stride, summed, squares, count)
+    move_origin(moments, own, stride, summed, squares, count)
     if pairs.size > 0:
       distance = distance + _pair_sum(rows, images, mine, comparators)
   if pairs.size > 0:

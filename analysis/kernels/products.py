@@ -29,7 +29,8 @@ def _subtract(values, own, origin, width, out, to):
 
 
 @numba.njit(**FAST)
-def _squared_distance(x, y):
+def squared_distance(x, y):
+  """||x - y||^2 of two rows."""
   result = np.float32(0)
   for k in range(x.size):
     d = x[k] - y[k]
@@ -38,7 +39,8 @@ def _squared_distance(x, y):
 
 
 @numba.njit(**FAST)
-def _three_products(x, r, mean):
+def three_products(x, r, mean):
+  """||x - r||^2, (x - mean).(r - mean) and ||x - mean||^2 of rows."""
   distance = np.float32(0)
   product = np.float32(0)
   squares = np.float32(0)
@@ -65,7 +67,7 @@ def add_distances(x, r, low, high, squares):
   width = high - low
   for t in range(x.shape[0]):
     for i in range(x.shape[1]):
-      squares[t, i] += _squared_distance(x[t, i, :width], r[i, low:high])
+      squares[t, i] += squared_distance(x[t, i, :width], r[i, low:high])
 
 
 @numba.njit(**FAST)
@@ -78,14 +80,14 @@ def add_products(x, r, mean, low, high, squares, products, own):
   width, centre = high - low, mean[low:high]
   for t in range(x.shape[0]):
     for i in range(x.shape[1]):
-      distance, product, square = _three_products(
+      distance, product, square = three_products(
         x[t, i, :width], r[i, low:high], centre
       )
       squares[t, i] += distance
       products[0, t, i] += product
       products[1, t, i] += square
   for i in range(r.shape[0]):
-    own[i] += _squared_distance(r[i, low:high], centre)
+    own[i] += squared_distance(r[i, low:high], centre)
 
 
 @numba.njit(**INLINE)

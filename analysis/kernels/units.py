@@ -11,6 +11,8 @@ from analysis.kernels.products import (
   add_grams,
   add_products,
 )
+from analysis.kernels.spreads import WIDTH, add_spreads
+from analysis.kernels.vectors import LANES
 
 
 @numba.njit(**FAST)
@@ -45,14 +47,32 @@ def add_units(
     by_image: (squares (t, b), products (2, t, b), own (b,), grams (t, b, b),
       gram (1, b, b), finite (t,)) of the thread.
     scratch: (copies (t, b, w), w more than `tile`, rows, line, gram_rows
-      (b + 3, w)) of the thread.
+      (b + 3, w), `spreads.scratch`) of the thread.
   """
   mean, thresholds, counted = known
   reference, spread, moments, pairs, firing = by_unit
   squares, products, own, grams, gram, finite = by_image
-  copies, rows, line, gram_rows = scratch
+  copies, rows, line, gram_rows, orbits = scratch
   sums = (spread, moments, pairs)
-  for low in range(first, last, tile):
+  copied = first
+  if spread.size > 0 and pairs.size + grams.size + firing.size == 0:
+    copied = max(first, last // LANES * LANES)
+  for low in range(first, copied, WIDTH):
+    high = min(low + WIDTH, copied)
+    if reference.size > 0:
+      add_moments(r, low, high, reference, seen)
+    add_spreads(
+      x,
+      r,
+      mean,
+      low,
+      high,
+      seen,
+      (spread, moments),
+      (squares, products, own, finite),
+      orbits,
+    )
+  for low in range(copied, last, tile):
     high = min(low + tile, last)
     width = high - low
     copy_tile(x, low, high, copies, finite)

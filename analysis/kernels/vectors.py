@@ -10,11 +10,14 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+import numba
 import numpy as np
 from llvmlite import ir
 from numba import extending
 from numba.core import cgutils, types
 from numba.extending import models, overload, register_model
+
+from analysis.kernels import INLINE
 
 # Values of a vector; arrays that are loaded from hold a multiple of as many.
 LANES = 16
@@ -69,6 +72,12 @@ def store(typing: Any, array: Any, at: Any, value: Any) -> Any:
     return context.get_dummy_value()
 
   return types.void(array, types.intp, _VECTOR), generate
+
+
+@numba.njit(**INLINE)
+def add(array, at, value):
+  """Adds a vector to the one at a place of a flat contiguous array."""
+  store(array, at, load(array, at) + value)
 
 
 @_intrinsic

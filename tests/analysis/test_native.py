@@ -1,3 +1,4 @@
+import functools
 import os
 import subprocess
 import sys
@@ -171,6 +172,10 @@ def test_what_does_not_move_has_exactly_no_spread(layer):
   assert (known.pairs.over_orbit[:2] == 0).all()
   assert (known.pairs.over_images[:2] == 0).all()
   assert known.over_orbit.deviations[2] > 0
+  alone = _native(layer, {"over_orbit"}, 2).over_orbit
+  assert (alone.deviations[:2] == 0).all()
+  assert (alone.within[:2] == 0).all()
+  assert alone.deviations[2] > 0
 
 
 def test_linear_maps_are_summed_alike(layer):
@@ -193,12 +198,74 @@ def test_only_what_is_wanted_is_computed(layer):
   )
 
 
-def test_a_value_that_is_not_finite_shows_in_its_element(layer):
+@pytest.mark.parametrize("spread", [set(), {"over_orbit"}])
+def test_a_value_that_is_not_finite_shows_in_its_element(layer, spread):
   o, action, before, after = layer
   after = after.copy()
   after[3, 8, 70] = np.inf
-  known = _native((o, action, before, after), {"finite"}, 2)
+  after[1, :, 71] = 3e38  # whose sum is infinite
+  known = _native((o, action, before, after), {"finite"} | spread, 2)
   assert list(np.isfinite(known.finite)) == [True, True, True, False, True]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+  elements=st.integers(2, 20),
+  steps=st.lists(st.integers(1, 11), min_size=1, max_size=3),
+  units=st.integers(1, 1200),
+  threads=st.integers(1, 3),
+  cosines=st.booleans(),
+  seed=st.integers(0, 2**16),
+)
+def test_spreads_without_pairs_are_those_of_float64(
+  elements, steps, units, threads, cosines, seed
+):
+  rng = np.random.default_rng(seed)
+  size = elements, sum(steps), units
+  x = rng.normal(rng.normal(0, 5, units), 1, size).astype(np.float32)
+  r = rng.normal(size=size[1:]).astype(np.float32)
+  shapes = Shapes(elements, units, None, 0, sum(steps), max(steps), None)
+  wanted = {"over_orbit", "over_images", "moved", "reference"}
+  if cosines:
+    wanted |= {"cosines"}
+  mean = r.mean(0)
+  loops = LayerSums(
+    frozenset(wanted),
+    shapes,
+    elements_like(np.zeros(elements, np.float32)),
+    Statistics(mean, np.zeros((2, units), np.float32)),
+    threads,
+  )
+  start = 0
+  for count in steps:
+    part = slice(start, start + count)
+    after, before = np.ascontiguousarray(x[:, part]), r[part].copy()
+    after.flags.writeable = before.flags.writeable = False
+    loops.open(count)
+    for thread in range(threads):
+      loops.add(thread, after, before)
+    loops.close(after, before, np.arange(start, start + count))
+    start += count
+  found = loops.total()
+  x, r = x.astype(np.float64), r.astype(np.float64)
+  close = functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-4)
+  close(found.over_orbit.deviations, x.std(0, ddof=1).sum(0))
+  close(found.over_orbit.within, x.var(0, ddof=1).sum(0))
+  close(found.over_images.mean, x.mean(1))
+  close(found.reference.mean, r.mean(0))
+  if sum(steps) > 1:
+    close(found.over_images.variance, x.var(1, ddof=1))
+  distances = np.square(x - r).sum(-1)
+  close(found.moved.distances, np.sqrt(distances).sum(-1))
+  if cosines:
+    a, b = x - mean, r - mean
+    norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    dots = (a * b).sum(-1)
+    zeros = np.zeros_like(norms)
+    close(
+      found.cosines.total,
+      np.divide(dots, norms, out=zeros, where=norms > 0).sum(-1),
+    )
 
 
 @settings(max_examples=25, deadline=None)

@@ -209,10 +209,12 @@ def test_group_networks_turn_with_the_image(
     return group.turn(split, quarter_turns).reshape(maps.shape)
 
   for k in (1, 2, 3):
+    # Some activations are near 1 where their rms is 0.05: so is their rounding.
     assert_equivariant(
       network,
       (rotation, 90 * k),
       digits,
+      atol=1e-6,
       layers=[*blocks, "orientations"],
       act=dict.fromkeys(blocks, functools.partial(act, quarter_turns=k)),
       geometry={"orientations": model.geometry(32)["orientations"]},

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+from analysis import references
 from analysis.orbits import measure_arrays, orbit
 from tests.analysis import reference_measures
 
@@ -39,6 +40,17 @@ def test_it_is_what_counting_gives(n):
   np.testing.assert_allclose(units, scores, rtol=1e-6)
   assert row["value"] == pytest.approx(value, rel=1e-6)
   assert row["dead_fraction"] == 0
+
+
+def test_the_image_of_a_threshold_does_not_fire_by_rounding():
+  # Of f and of -f, in falling order, of units above, at and below 0.
+  values = [[[4, 1, -1], [2, 0, -2]], [[-1, 0, 3], [-3, -5, 2]]]
+  largest = np.array(values, np.float32)
+  found = references.thresholds(largest)
+  rounded = largest[:, -1] + 1e-6 * np.abs(largest[:, -1])
+  assert (rounded <= found).all()
+  assert (found < largest[:, 0]).all()
+  assert found[0, 1] == 0
 
 
 @pytest.mark.parametrize("n", [100, 200, 300])
