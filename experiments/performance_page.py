@@ -24,7 +24,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def speed(rows: Sequence[dict[str, Any]]) -> str:
-  """Lines of results/benchmark.json as a table, the hardware below it.
+  """Lines of results/benchmark.json as tables, one for each hardware.
 
   Args:
     rows: the lines, as of `experiments.pairing`.
@@ -33,18 +33,15 @@ def speed(rows: Sequence[dict[str, Any]]) -> str:
     Markdown.
   """
   header = ("job", "ours", "peer", "ratio (95 % interval, rounds)")
-  lines = []
+  by_hardware: dict[str, list[list[str]]] = {}
   for row in rows:
     *start, ratio, interval = pairing.cells(row)
-    lines.append([*start, f"{ratio} ({interval})" if interval else ratio])
-  where = dict.fromkeys(row.get("hardware", "") for row in rows)
-  known = "; ".join(name for name in where if name)
-  text = [_table(header, lines)]
-  if known:
-    unknown = [row["name"] for row in rows if not row.get("hardware")]
-    but = f"; not noted for: {', '.join(unknown)}" if unknown else ""
-    text += ["", f"On {known}{but}."]
-  return "\n".join(text)
+    line = [*start, f"{ratio} ({interval})" if interval else ratio]
+    by_hardware.setdefault(row.get("hardware", ""), []).append(line)
+  return "\n\n".join(
+    f"{_table(header, lines)}\n\nOn {where or 'hardware that was not noted'}."
+    for where, lines in by_hardware.items()
+  )
 
 
 def accelerator(results: Path) -> str:

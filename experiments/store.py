@@ -28,6 +28,9 @@ from experiments.errors import ExperimentError, cannot_write
 Record = Callable[[Path, bytes], None]
 Read = Callable[[Path], bytes]
 
+# Names of vector instructions, widest first, by what Linux calls them.
+_VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2", "avx": "AVX"}
+
 _PACKAGES = (
   "jax",
   "jaxlib",
@@ -292,12 +295,21 @@ def provenance(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def processor() -> str:
-  """The processor's name."""
+  """The processor's name, with its widest vectors where they are known.
+
+  Machines of one name may differ by a factor of two in what they compute.
+  """
+  first: dict[str, str] = {}
   with contextlib.suppress(OSError):
     for line in Path("/proc/cpuinfo").read_text().splitlines():
-      if line.startswith("model name"):
-        return line.partition(":")[2].strip()
-  return platform.processor()
+      key, _, value = line.partition(":")
+      first.setdefault(key.strip(), value.strip())
+  name = first.get("model name") or platform.processor()
+  instructions = first.get("flags", "").split()
+  for flag, vectors in _VECTORS.items():
+    if flag in instructions:
+      return f"{name} ({vectors})"
+  return name
 
 
 def _git_commit() -> str | None:

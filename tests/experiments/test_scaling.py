@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from analysis.figures import costs
-from experiments import performance_page, roofline, scaling, store
+from experiments import pairing, performance_page, roofline, scaling, store
 from experiments.errors import ExperimentError, UsageError
 
 
@@ -162,3 +162,15 @@ def test_without_an_accelerator_the_page_says_so(tmp_path):
   text = performance_page.accelerator(tmp_path)
   assert "| n | 2 u | P: 1 | 2.00 (1.50 to 2.50, n = 5) |" in text
   assert text.endswith("On Fast Thing.")
+
+
+def test_lines_of_another_machine_have_a_table_of_their_own():
+  rows = [
+    pairing.row(name, [(2, 1)], "u", "P", hardware=where)
+    for name, where in (("a", "One"), ("b", "Two"), ("c", "One"))
+  ]
+  parts = performance_page.speed(rows).split("\n\n")
+  assert [part.count("\n") for part in parts] == [3, 0, 2, 0]
+  assert "| a |" in parts[0]
+  assert "| c |" in parts[0]
+  assert parts[1::2] == ["On One.", "On Two."]

@@ -236,6 +236,20 @@ def test_provenance_says_what_a_result_depends_on():
   assert json.loads(json.dumps(found)) == found
 
 
+@pytest.mark.parametrize(
+  ("flags", "name"),
+  [
+    ("fpu avx avx2 avx512f", "Fast Thing (AVX-512)"),
+    ("fpu avx avx2", "Fast Thing (AVX2)"),
+    ("fpu", "Fast Thing"),
+  ],
+)
+def test_a_processor_is_named_with_its_vectors(monkeypatch, flags, name):
+  text = f"model name\t: Fast Thing\nflags\t\t: {flags}\n" * 2
+  monkeypatch.setattr(store.Path, "read_text", lambda self: text)
+  assert store.processor() == name
+
+
 def test_provenance_is_the_same_again_and_holds_no_path():
   found = store.provenance({})
   assert found == store.provenance({})
