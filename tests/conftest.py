@@ -19,9 +19,18 @@ import tests.checking  # noqa: F401 (the hook finds it by name)
 # Shapes and types of public signatures are checked as the tests run.
 install_import_hook(["analysis", "models"], "tests.checking.checked")
 
+import hypothesis
 import jax
 import numpy as np
 import pytest
+
+# No test depends on how fast the machine is.
+hypothesis.settings.register_profile(
+  "untimed",
+  deadline=None,
+  suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("untimed")
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -163,7 +163,7 @@ def test_an_empty_composition_is_refused():
 # --- inverses ----------------------------------------------------------------
 
 
-@hypothesis.settings(deadline=None, max_examples=40)
+@hypothesis.settings(max_examples=40)
 @hypothesis.given(
   turns=st.tuples(st.floats(-180, 180), st.floats(-180, 180)),
   stretches=st.tuples(st.floats(0.7, 1.4), st.floats(0.7, 1.4)),

@@ -11,7 +11,7 @@ def _apart(one, other):
   return abs((one - other + 180) % 360 - 180)
 
 
-@hypothesis.settings(deadline=None, max_examples=15)
+@hypothesis.settings(max_examples=15)
 @hypothesis.given(
   orientation=st.floats(-179, 179),
   scale=st.floats(0.7, 2.0),

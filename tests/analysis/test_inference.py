@@ -141,7 +141,7 @@ def _brute_force(x):
 
 
 @given(st.lists(st.integers(-50, 50), min_size=1, max_size=8))
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 def test_sign_flips_are_all_counted(x):
   assert p_sign_flip(np.asarray(x, float)) == pytest.approx(_brute_force(x))
 
@@ -210,7 +210,7 @@ _DATA = st.lists(
 
 
 @given(_DATA)
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150, derandomize=True)
 def test_the_adjusted_interval_excludes_0_where_the_adjusted_p_rejects(data):
   arrays = [np.asarray(x, float) for x in data]
   two_sided = [min(1, 2 * min(p_above(x), p_above(-x))) for x in arrays]

@@ -208,7 +208,7 @@ def test_a_value_that_is_not_finite_shows_in_its_element(layer, spread):
   assert list(np.isfinite(known.finite)) == [True, True, True, False, True]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
   elements=st.integers(2, 20),
   steps=st.lists(st.integers(1, 11), min_size=1, max_size=3),
@@ -268,7 +268,7 @@ def test_spreads_without_pairs_are_those_of_float64(
     )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
   elements=st.integers(2, 70),
   images=st.integers(1, 40),

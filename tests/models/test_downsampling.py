@@ -45,7 +45,7 @@ def test_blur_pooling_is_the_published_layer(fixtures, size, border):
     )
 
 
-@hypothesis.settings(deadline=None, max_examples=10)
+@hypothesis.settings(max_examples=10)
 @hypothesis.given(
   height=st.integers(1, 7),
   width=st.integers(1, 7),
@@ -73,7 +73,7 @@ def test_blur_pooling_is_a_padded_convolution(
   np.testing.assert_allclose(pooled, expected[:, ::stride, ::stride], atol=1e-6)
 
 
-@hypothesis.settings(deadline=None, max_examples=15)
+@hypothesis.settings(max_examples=15)
 @hypothesis.given(
   size=st.sampled_from([2, 3, 5]), dy=st.integers(-4, 4), dx=st.integers(-4, 4)
 )
@@ -145,7 +145,7 @@ def test_adaptive_sampling_takes_the_component_of_largest_norm(stride):
   assert set(index) == set(range(stride**2))  # every image has its own
 
 
-@hypothesis.settings(deadline=None, max_examples=15)
+@hypothesis.settings(max_examples=15)
 @hypothesis.given(
   seed=st.integers(0, 2**32 - 1),
   stride=st.integers(2, 3),

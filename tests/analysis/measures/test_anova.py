@@ -116,7 +116,7 @@ def test_holm_by_hand():
   assert not holm(np.ones(3), 0.01).any()
 
 
-@hypothesis.settings(deadline=None, max_examples=30)
+@hypothesis.settings(max_examples=30)
 @hypothesis.given(st.lists(st.floats(0, 0.02), min_size=1, max_size=12))
 def test_holm_lies_between_bonferroni_and_no_correction(p):
   rejected = holm(np.array(p), 0.01)
@@ -125,7 +125,7 @@ def test_holm_lies_between_bonferroni_and_no_correction(p):
   assert (rejected <= (np.array(p) <= 0.01)).all()
 
 
-@hypothesis.settings(deadline=None, max_examples=15)
+@hypothesis.settings(max_examples=15)
 @hypothesis.given(
   seed=st.integers(0, 2**32 - 1),
   scale=st.floats(0.1, 10),

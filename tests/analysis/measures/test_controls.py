@@ -221,7 +221,7 @@ def _shuffle(seed):
   return lambda x: x.reshape(len(x), -1)[:, order].reshape(x.shape)
 
 
-@hypothesis.settings(deadline=None, max_examples=20)
+@hypothesis.settings(max_examples=20)
 @hypothesis.given(seed=st.integers(0, 2**32 - 1))
 def test_a_bag_of_pixels_ignores_their_order(bag, digits, seed):
   assert_invariant(bag, _shuffle(seed), digits)

@@ -135,7 +135,7 @@ def test_in_blocks_the_pairs_are_those_within_them(size):
   np.testing.assert_allclose(rows["sample_distance", None].units, sd, rtol=1e-5)
 
 
-@hypothesis.settings(deadline=None, max_examples=15)
+@hypothesis.settings(max_examples=15)
 @hypothesis.given(
   seed=st.integers(0, 2**32 - 1),
   scale=st.floats(0.01, 100),

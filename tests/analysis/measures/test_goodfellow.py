@@ -134,7 +134,7 @@ def test_the_batch_size_changes_nothing(size):
   np.testing.assert_array_equal(units, expected_units)
 
 
-@hypothesis.settings(deadline=None, max_examples=15)
+@hypothesis.settings(max_examples=15)
 @hypothesis.given(seed=st.integers(0, 2**32 - 1), power=st.integers(-8, 8))
 def test_order_scale_and_sign_of_units_do_not_matter(seed, power):
   rng = np.random.default_rng(seed)

@@ -128,7 +128,7 @@ def test_without_labels_or_such_images_the_groups_say_why():
   )
 
 
-@hypothesis.settings(deadline=None, max_examples=15)
+@hypothesis.settings(max_examples=15)
 @hypothesis.given(
   seed=st.integers(0, 2**32 - 1),
   scale=st.sampled_from([0.25, 1, 8]),

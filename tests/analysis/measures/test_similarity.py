@@ -182,7 +182,7 @@ def test_in_blocks_hsic_is_averaged_and_padding_has_no_say():
 # --- both --------------------------------------------------------------------
 
 
-@hypothesis.settings(deadline=None, max_examples=15)
+@hypothesis.settings(max_examples=15)
 @hypothesis.given(
   seed=st.integers(0, 2**32 - 1),
   power=st.integers(-15, 15),

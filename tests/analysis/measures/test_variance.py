@@ -211,7 +211,7 @@ def test_the_untransformed_activations_have_no_say(reference, count):
   assert units["normalized_variance"]["a"][:2].tolist() == [1, 0]
 
 
-@hypothesis.settings(deadline=None, max_examples=15)
+@hypothesis.settings(max_examples=15)
 @hypothesis.given(
   seed=st.integers(0, 2**32 - 1),
   scale=st.floats(1e-3, 1e3),
