@@ -85,7 +85,7 @@ def _looped(pieces: Pieces) -> Trainer:
       losses.append(loss)
     return state, jnp.stack(losses)
 
-  create = platform.jit(pieces.create_train_state)
+  create = platform.jit(pieces.create_train_state, once=True)
   return Trainer(create, train_epoch, pieces.evaluate, "loop", False)
 
 
@@ -110,7 +110,7 @@ def _looped_apart(pieces: Pieces, layout: Layout) -> Trainer:
     return state, jnp.stack(losses, axis=1)
 
   return Trainer(
-    compiled(pieces.create_train_state, seeded=1),
+    compiled(pieces.create_train_state, seeded=1, once=True),
     train_epoch,
     functools.partial(
       pieces.evaluate, step=compiled(pieces.test_batch, seeded=1)
@@ -133,7 +133,7 @@ def _scanned(pieces: Pieces, layout: Layout) -> Trainer:
 
   compiled = functools.partial(_compiled, _side_by_side, layout)
   return Trainer(
-    compiled(pieces.create_train_state, seeded=1),
+    compiled(pieces.create_train_state, seeded=1, once=True),
     compiled(train_epoch, seeded=2, donate_argnums=0),
     compiled(
       functools.partial(pieces.evaluate, step=pieces.test_batch), seeded=1

@@ -1,11 +1,18 @@
 """Strict settings for all tests: they hold what users may switch on."""
 
 import os
+import tempfile
 from pathlib import Path
 
-# Before jax is imported: two simulated devices, and matplotlib without screen.
+# Before jax is imported: two simulated devices on the CPU.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# What one process has compiled, all others of a run of the tests load: pytest's
+# workers and the commands that tests start. It goes with the first process.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+  compiled = tempfile.TemporaryDirectory(prefix="compiled-by-tests-")
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled.name
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 from jaxtyping import install_import_hook
 

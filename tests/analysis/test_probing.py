@@ -7,6 +7,7 @@ import pytest
 from jax import lax
 
 from analysis.probing import find_geometry
+from models import platform
 from models.cnn import CNN
 from models.geometry import LayerGeometry
 from tests.analysis import networks
@@ -60,7 +61,9 @@ def conv(x, size=3, stride=1, padding="SAME", dilation=1, features=3, seed=0):
 )
 def test_our_networks_lie_where_their_formula_says(fields):
   model = CNN(width=4, **fields)
-  variables = jax.jit(model.init)(jax.random.key(1), jnp.zeros((1, 32, 32, 1)))
+  variables = platform.jit(model.init, once=True)(
+    jax.random.key(1), jnp.zeros((1, 32, 32, 1))
+  )
   fn = jax.tree_util.Partial(model.apply, variables)
   found, reasons = probed(fn, 32)
   expected = model.geometry(32)
@@ -88,7 +91,9 @@ def test_whatever_is_found_is_right(depth, kernel_size, pooling, padding):
     expected = model.geometry(32)
   except ValueError:
     pytest.skip("no such network on this canvas")
-  variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 1)))
+  variables = platform.jit(model.init, once=True)(
+    jax.random.key(0), jnp.zeros((1, 32, 32, 1))
+  )
   found, reasons = probed(jax.tree_util.Partial(model.apply, variables), 32)
   assert all(expected[name] == geometry for name, geometry in found.items())
   assert set(found) | set(reasons) == set(expected)

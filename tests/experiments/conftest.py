@@ -15,7 +15,6 @@ import numpy as np
 import optax
 import pytest
 from absl import flags, logging
-from jax.experimental.compilation_cache import compilation_cache
 
 from experiments import (
   building,
@@ -69,26 +68,6 @@ def lenient_optax() -> Iterator[None]:
     for module in (building, training):
       patch.setattr(module, "make_optimizer", lenient)
     yield
-
-
-@pytest.fixture(scope="package", autouse=True)
-def compile_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-  """Keeps compiled programs: most tests train the same tiny networks."""
-  options = {
-    "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-    "jax_persistent_cache_min_compile_time_secs": 0.0,
-  }
-  before = {name: getattr(jax.config, name) for name in options}
-  _configure(options)
-  yield
-  _configure(before)
-
-
-def _configure(options: dict[str, Any]) -> None:
-  for name, value in options.items():
-    jax.config.update(name, value)
-  # jax decides at its first compilation whether there is a cache.
-  compilation_cache.reset_cache()
 
 
 def idx_bytes(array: np.ndarray) -> bytes:

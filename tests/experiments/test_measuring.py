@@ -11,6 +11,7 @@ from analysis.tables import COLUMNS
 from experiments import building, measuring
 from experiments.config import MeasureConfig, ModelConfig
 from experiments.errors import UsageError
+from models import platform
 
 FEW = MeasureConfig(
   transforms="rotation:5/15,scaling:x1.1/x1.2",
@@ -116,7 +117,9 @@ def network():
   model = building.build_model(
     ModelConfig(depth=1, width=4), num_classes=10, canvas=32
   )
-  params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 1)))
+  params = platform.jit(model.init, once=True)(
+    jax.random.key(0), jnp.zeros((1, 32, 32, 1))
+  )
   return model, params
 
 

@@ -12,6 +12,7 @@ from analysis.figures import style
 from experiments import building, measuring
 from experiments.config import MeasureConfig, ModelConfig, TrainConfig
 from experiments.errors import UsageError
+from models import platform
 
 FORMS = (
   "translation:1,shear:0.2,reflection,quarter_turn,scaling:x1.2+rotation:9"
@@ -96,7 +97,9 @@ def table(mlp, small, tmp_path_factory):
   columns = measuring.run_columns(
     "mlp", "digits", ModelConfig(model="mlp", depth=1, width=8), ""
   )
-  params = jax.jit(mlp.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 1)))
+  params = platform.jit(mlp.init, once=True)(
+    jax.random.key(0), jnp.zeros((1, 32, 32, 1))
+  )
   measured = measuring.measure_network(mlp, params, small, config, "trained")
   return measuring.tagged(measured, columns, 0, "trained")
 

@@ -90,7 +90,7 @@ def _equations(jaxpr, seen=None):
 
 def test_an_epoch_is_one_scan_over_bytes_on_the_device(mlp, small, monkeypatch):
   # A program with options of its own cannot be looked into.
-  monkeypatch.setattr(training.platform, "compiler_options", dict)
+  monkeypatch.setattr(training.platform, "compiler_options", lambda **_: {})
   trainer, arguments = _epoch(mlp, small, "scan")
   program = jax.make_jaxpr(trainer.train_epoch)(*arguments)
   assert [v.aval.dtype for v in program.jaxpr.invars].count(jnp.uint8) == 1

@@ -4,6 +4,7 @@ import numpy as np
 import optax
 import pytest
 
+from models import platform
 from models.cnn import CNN
 from models.mlp import MLP
 from models.zoo import FAMILIES, MODELS
@@ -28,7 +29,7 @@ NETWORKS = {
 def network(request):
   model = NETWORKS[request.param]
   blank = jnp.zeros((1, 32, 32, 1))
-  return model, jax.jit(model.init)(jax.random.key(0), blank)
+  return model, platform.jit(model.init, once=True)(jax.random.key(0), blank)
 
 
 def test_activations_are_named_in_forward_order(network, digits):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from analysis.assertions import assert_invariant
 from analysis.orbits import measure, orbit
 from analysis.transforms import rotation, translation
+from models import platform
 from models.cnn import CNN
 from tests.analysis import networks, reference
 
@@ -20,7 +21,9 @@ CIRCULAR = orbit(
 
 
 def _initialised(model, images, seed=0):
-  return jax.jit(model.init)(jax.random.key(seed), jnp.asarray(images[:1]))
+  return platform.jit(model.init, once=True)(
+    jax.random.key(seed), jnp.asarray(images[:1])
+  )
 
 
 def _trained(model, variables, images, steps=5):

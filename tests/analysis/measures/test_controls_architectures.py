@@ -12,7 +12,7 @@ from analysis.orbits import measure, orbit
 from analysis.transforms import rotation, translation
 from experiments import datasets, training
 from experiments.config import DataConfig, TrainConfig
-from models import group
+from models import group, platform
 from models.cnn import CNN
 from models.group_cnn import GroupCNN
 
@@ -30,7 +30,7 @@ SAMPLED = (
 def _initial(model):
   """As training with seed 0 begins."""
   key = jax.random.fold_in(jax.random.key(0), training._INIT)
-  return jax.jit(model.init)(key, jnp.zeros((1, 32, 32, 1)))
+  return platform.jit(model.init, once=True)(key, jnp.zeros((1, 32, 32, 1)))
 
 
 @pytest.fixture(scope="module")
