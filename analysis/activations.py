@@ -1,6 +1,8 @@
 """What a network makes of images and of their transformed copies."""
 
-from collections.abc import Callable
+import itertools
+import math
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -83,44 +85,84 @@ def _warp_all(images: Array, taps: ImageTaps, border: str) -> Array:
 forward = platform.jit(_run_forward, static_argnames=("border", "chunk"))
 
 
-def _run_at_once(
-  fn: Callable, images: Array, taps: ImageTaps, *, border: str
-) -> tuple[dict[str, Array], Array]:
-  moved = _warp_all(images, taps, border)
-  every = jnp.concatenate([images[None], moved])
-  return _float32(fn, every.reshape(-1, *images.shape[1:])), every
+def _run_warp(images: Array, taps: ImageTaps, *, border: str) -> Array:
+  """(1 + t, b, h, w, c) the images, and transformed."""
+  return jnp.concatenate([images[None], _warp_all(images, taps, border)])
 
 
-_at_once = platform.jit(_run_at_once, static_argnames="border")
+_warp = platform.jit(_run_warp, static_argnames="border")
 
 
-def forward_at_once(
-  fn: Callable, images: Any, taps: ImageTaps, *, border: str
+def _run_kept(
+  fn: Callable, images: Array, *, without: tuple[str, ...]
+) -> dict[str, Array]:
+  values = _float32(fn, images)
+  return {k: a for k, a in values.items() if k not in without}
+
+
+_kept = platform.jit(_run_kept, static_argnames="without")
+
+# Images a call of the network: a cache holds what layers hand to each other.
+_A_CALL = 64
+
+
+def forward_in_parts(
+  fn: Callable,
+  images: Any,
+  taps: ImageTaps,
+  *,
+  border: str,
+  rectified: Mapping[str, str],
 ) -> Activations:
-  """`forward` in one call of the network, for arrays in the host's memory.
-
-  XLA would copy the larger layers to flatten and to split them.
+  """`forward` some transformations at a time, into the host's memory.
 
   Args:
     fn: the network.
     images: (b, H, W, c).
     taps: how they are transformed.
     border: what lies outside.
+    rectified: layers that are left out of the transformed ones, each with that
+      of which it is the ReLU.
 
   Returns:
-    Activations in NumPy arrays that look at the memory of the device.
+    Activations in NumPy arrays that look at the memory of the device; those of
+    transformed images are a list of arrays (k, b, u), of k elements each.
   """
-  values, every = _at_once(fn, images, taps, border=border)
-  count = len(images)
-  flattened = {k: np.asarray(a).reshape(len(a), -1) for k, a in values.items()}
-  every = np.asarray(every)
-  return Activations(
-    {k: a[:count] for k, a in flattened.items()},
-    {
-      k: a[count:].reshape(-1, count, a.shape[-1]) for k, a in flattened.items()
-    },
-    every[1:],
+  every = np.asarray(_warp(images, taps, border=border))
+  elements, count = every.shape[:2]
+  calls = -(-elements // max(_A_CALL // count, 1))
+  cuts = [elements * i // calls for i in range(calls + 1)]
+  without = tuple(rectified)
+  # All calls are under way before the first result is waited for.
+  under_way = [
+    _kept(fn, every[i:j].reshape(-1, *every.shape[2:]), without=without)
+    for i, j in itertools.pairwise(cuts)
+  ]
+  blocks = {
+    name: [_by_element(values[name], count) for values in under_way]
+    for name in under_way[0]
+  }
+  reference = {name: arrays[0][0] for name, arrays in blocks.items()}
+  for name, source in rectified.items():
+    reference[name] = np.maximum(reference[source], np.float32(0))
+    reference[name].flags.writeable = False  # as the others are
+  transformed = {
+    name: [a for a in (arrays[0][1:], *arrays[1:]) if len(a)]
+    for name, arrays in blocks.items()
+  }
+  return Activations(reference, transformed, every[1:])
+
+
+def joined(values: Any) -> Array:
+  """(t, b, u) transformed activations, whether or not they came in parts."""
+  return jnp.asarray(
+    np.concatenate(values) if isinstance(values, list) else values
   )
+
+
+def _by_element(values: Array, count: int) -> np.ndarray:
+  """(k, b, u) from the activations (k b, ...) of b images."""
+  return np.asarray(values).reshape(-1, count, math.prod(values.shape[1:]))
 
 
 def _run_reference(fn: Callable, images: Array) -> dict[str, Array]:

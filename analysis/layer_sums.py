@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.kernels import columns, maps, spreads, units, vectors
+from analysis.kernels import blocks, columns, maps, spreads, units, vectors
 from analysis.linear_sums import LinearSums
 from analysis.measures import base, linear_map, reduced, reductions, sums
 
@@ -34,6 +34,8 @@ class LayerSums:
     elements: base.Elements,
     statistics: base.Statistics | None,
     threads: int,
+    *,
+    rectified: bool = False,
   ) -> None:
     """Sums of nothing.
 
@@ -43,7 +45,10 @@ class LayerSums:
       elements: of the orbit.
       statistics: of the layer, if a wanted reduction needs them.
       threads: that share each step.
+      rectified: whether the layer is the ReLU of the transformed activations
+        that steps give; those of the untransformed images are its own.
     """
+    self._floor = _F4(0) if rectified else vectors.NO_FLOOR
     self.wanted = wanted
     self._threads = threads
     self._shapes = shapes
@@ -114,29 +119,35 @@ class LayerSums:
       _zeros(True, t, dtype=_F8),
     )
 
-  def add(self, thread: int, x: Any, r: Any) -> None:
-    """Adds a thread's share of a step.
+  def add(
+    self, thread: int, x: Any, r: Any, part: int = 0, parts: int = 1
+  ) -> None:
+    """Adds a part of a thread's share of a step.
 
     Args:
       thread: which one.
-      x: (t, b, u) activations of the transformed images.
+      x: activations of the transformed images, (k, b, u) of k elements each.
       r: (b, u) of the untransformed ones.
+      part: which part of the units.
+      parts: how many there are.
     """
-    t, b, u = x.shape
-    tile = self._tile
+    t, (b, u) = self._shapes.elements, r.shape
+    tile, places = self._tile, blocks.addresses(x)
+    share = thread * parts + part, self._threads * parts
     width = tile + vectors.LANES
     # Rows some vectors longer do not lie a power of two apart.
     copies = vectors.empty(t, b, width)
     rows = vectors.empty(max(t, b), vectors.LANES)
     line = vectors.empty(vectors.LANES)
-    first, last = _share(u, tile, thread, self._threads)
+    first, last = _share(u, tile, *share)
     if first < last and self.wanted - _OF_MAPS:
       units.add_units(
-        x,
+        places,
         r,
         first,
         last,
         tile,
+        self._floor,
         self._seen,
         self._known,
         self._networks,
@@ -151,12 +162,13 @@ class LayerSums:
         ),
       )
     channels = self._shapes.channels
-    own_maps = x.reshape(t, b, u // channels, channels)
-    if self._sampled.size:
+    if self._sampled.size and part == 0:
       maps.sample(
-        own_maps,
+        places,
+        (b, u // channels, channels),
         self._action.indices,
         self._action.weights,
+        self._floor,
         self._at,
         t * thread // self._threads,
         t * (thread + 1) // self._threads,
@@ -170,13 +182,15 @@ class LayerSums:
     block = max(least, tile // channels // least * least)
     if block * channels > tile:
       copies = vectors.empty(t, b, block * channels + vectors.LANES)
-    first, last = _share(errors.shape[1], block, thread, self._threads)
+    first, last = _share(errors.shape[1], block, *share)
     if first < last:
       maps.add_undone(
-        own_maps,
+        places,
         r,
+        channels,
         self._action.indices,
         self._action.weights,
+        self._floor,
         (first, last, block),
         self._seen,
         errors,
@@ -191,7 +205,7 @@ class LayerSums:
     """Ends a step.
 
     Args:
-      x: (t, b, u) as in `add`.
+      x: as in `add`.
       r: (b, u).
       index: (b,) which image of the data set each is.
 
@@ -200,9 +214,11 @@ class LayerSums:
     """
     images = len(index)
     if self._linear is not None:
-      moved = aligned = x[:, :, None]
       if self._sampled.size:
         moved, aligned = self._sampled
+      else:
+        whole = np.maximum(np.concatenate(x), self._floor)
+        moved = aligned = whole[:, :, None]
       self._linear.add(r, moved, aligned, index)
     squares, products, own, grams, gram, finite = (
       functools.reduce(np.add, parts)

@@ -25,6 +25,9 @@ from models import platform
 COMPUTED = frozenset(Reductions._fields) - {"images", "ideal", "tangents"}
 
 
+# Activations that several layers read before any of them goes on.
+_SHARED_BYTES = 8 << 20
+
 _LOOPS = "analysis.kernels.units"
 
 
@@ -74,6 +77,8 @@ class Loops:
     wanted: frozenset[str],
     shapes: Shapes,
     statistics: Statistics | None,
+    *,
+    rectified: bool = False,
   ) -> None:
     """A layer to sum, from the first step on.
 
@@ -83,11 +88,17 @@ class Loops:
         left to the caller.
       shapes: of the layer.
       statistics: of the layer, if a reduction needs them.
+      rectified: whether it is the ReLU of what steps give as `after`.
     """
     from analysis.layer_sums import LayerSums
 
     self._layers[key] = LayerSums(
-      wanted & COMPUTED, shapes, self._elements, statistics, self._threads
+      wanted & COMPUTED,
+      shapes,
+      self._elements,
+      statistics,
+      self._threads,
+      rectified=rectified,
     )
 
   def step(
@@ -100,7 +111,9 @@ class Loops:
 
     Args:
       before: (b, u) activations by layer, of the untransformed images.
-      after: (t, b, u) of the transformed ones.
+      after: (t, b, u) of the transformed ones, or a list of arrays that have
+        some of the elements each; layers that are given the same are read
+        together.
       index: which image of the data set each is, of those that are no
         padding.
 
@@ -108,16 +121,26 @@ class Loops:
       By layer, what measures that see every step may read of this one.
     """
     images = len(index)
-    # On a CPU numpy looks at the same memory.
-    arrays = {
-      key: (_part(after[key], 1, images), _part(before[key], 0, images))
-      for key, sums in self._layers.items()
-      if sums.wanted
-    }
+    arrays, sharing = {}, {}
+    for key, sums in self._layers.items():
+      if not sums.wanted:
+        continue
+      values = after[key] if isinstance(after[key], list) else [after[key]]
+      arrays[key] = (
+        # On a CPU numpy looks at the same memory.
+        [_part(a, 1, images) for a in values],
+        _part(before[key], 0, images),
+      )
+      sharing.setdefault(id(after[key]), []).append(key)
 
     def share(thread: int) -> None:
-      for key, (x, r) in arrays.items():
-        self._layers[key].add(thread, x, r)
+      for keys in sharing.values():
+        # What one layer has read of memory, the next finds in the cache.
+        size = sum(a.nbytes for a in arrays[keys[0]][0])
+        parts = -(-size // _SHARED_BYTES) if len(keys) > 1 else 1
+        for part in range(parts):
+          for key in keys:
+            self._layers[key].add(thread, *arrays[key], part, parts)
 
     for key in arrays:
       self._layers[key].open(images)

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from analysis.rectified import rectified as find_rectified
+
 Network = Callable[[Any], tuple[Any, Mapping[str, Any]]]
 Units = dict[str, tuple[int, ...]]
 
@@ -99,6 +101,22 @@ def unit_shapes(fn: Network, image_shape: tuple[int, ...]) -> Units:
   """
   _, layers = _trace(as_partial(fn), 2, image_shape)
   return {name: struct.shape[1:] for name, struct in layers.items()}
+
+
+def rectified(fn: Network, image_shape: tuple[int, ...]) -> dict[str, str]:
+  """Layers that are the ReLU of another one: see `analysis.rectified`.
+
+  Args:
+    fn: the network, as `probe` has checked it; it is not traced again.
+    image_shape: (h, w, c).
+
+  Returns:
+    By the name of each, that of the layer it is the ReLU of.
+  """
+  example = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
+  traced = _run.trace(as_partial(fn), example)
+  names = traced.out_info[2].names
+  return find_rectified(traced.jaxpr.jaxpr, names)
 
 
 def as_floats(images: np.ndarray) -> np.ndarray:

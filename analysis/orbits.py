@@ -88,6 +88,7 @@ def measure(
     images=images,
     labels=labels,
     layers=layers,
+    rectified=network.rectified(fn, images.shape[1:]),
     output=output.shape[1:],
     geometry=geometry or {},
     measures=chosen,

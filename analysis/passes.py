@@ -50,6 +50,7 @@ class Pass:
     images: (n, H, W, c).
     labels: (n,) classes, -1 for none.
     layers: unit shape of each layer, in forward order.
+    rectified: layers that are the ReLU of another, with that one.
     output: shape of one image's output.
     geometry: of the layers that have one.
     measures: all that are asked for.
@@ -63,6 +64,7 @@ class Pass:
   images: np.ndarray
   labels: np.ndarray
   layers: Mapping[str, tuple[int, ...]]
+  rectified: Mapping[str, str]
   output: tuple[int, ...]
   geometry: Mapping[str, Geometry]
   measures: tuple[Measure, ...]
@@ -223,14 +225,20 @@ def measure_orbit(
     layer.key: streaming.shapes_of(layer, o, len(o.thetas), count, sizes.batch)
     for layer in layers
   }
-  totals = None
-  if native.usable() and place.count == 1:
-    totals = Totals(layers, shapes, o, elements, known, still)
+  summed = native.usable() and place.count == 1
   # With totals, measures that read nothing else see all images at the end.
   groups = {
-    layer.key: layer.groups(arrays=None if totals is None else True)
-    for layer in layers
+    layer.key: layer.groups(arrays=True if summed else None) for layer in layers
   }
+  in_parts = summed and sizes.chunk == sizes.batch
+  rectified = {
+    k: source
+    for k, source in run.rectified.items()
+    if in_parts and not groups.get(k)
+  }
+  totals = None
+  if summed:
+    totals = Totals(layers, shapes, o, elements, known, still, rectified)
   states = {
     key: streaming.initial_states(groups[key], shapes[key]) for key in groups
   }
@@ -244,9 +252,9 @@ def measure_orbit(
   for batch in streaming.batches(run.images, run.labels, sizes.batch, order):
     done = int(batch.weight.sum())
     batch = place.split(batch)
-    if totals is not None and sizes.chunk == sizes.batch:
-      seen = activations.forward_at_once(
-        fn, batch.images, taps, border=o.border
+    if in_parts:
+      seen = activations.forward_in_parts(
+        fn, batch.images, taps, border=o.border, rectified=rectified
       )
     else:
       seen = activations.forward(
@@ -270,7 +278,10 @@ def measure_orbit(
         layer,
         groups[key],
         states[key],
-        (jnp.asarray(seen.reference[key]), jnp.asarray(seen.transformed[key])),
+        (
+          jnp.asarray(seen.reference[key]),
+          activations.joined(seen.transformed[key]),
+        ),
         batch,
         images=seen_images,
         elements=fixed,

@@ -41,6 +41,7 @@ class Totals:
     elements: Elements,
     known: Mapping[str, Statistics],
     velocities: Mapping[str, Any],
+    rectified: Mapping[str, str],
   ) -> None:
     """Sums of nothing.
 
@@ -51,6 +52,8 @@ class Totals:
       elements: its elements.
       known: statistics by layer, where measures need them.
       velocities: of each layer's positions, by key, where it has any.
+      rectified: layers that steps leave out of the transformed ones, each with
+        that of which it is the ReLU.
     """
     # Needs Numba, as the loops of `native` do.
     from analysis.tangent_sums import TangentLayer, TangentSums
@@ -60,12 +63,19 @@ class Totals:
     self._family = o.family
     self._elements = elements
     self._known = known
+    self._rectified = rectified
     self._loops = native.Loops(elements)
     # The action on each resolution that ideal layers are needed of.
     self._ideals: dict[tuple, MapAction] = {}
     differentiated: dict[str, TangentLayer] = {}
     for key, layer in self._layers.items():
-      self._loops.add_layer(key, layer.reads, shapes[key], known.get(key))
+      self._loops.add_layer(
+        key,
+        layer.reads,
+        shapes[key],
+        known.get(key),
+        rectified=key in rectified,
+      )
       if "ideal" in layer.reads:
         place, action = _place(layer), layer.action
         assert action is not None
@@ -125,6 +135,8 @@ class Totals:
     pictures = Images(batch.images, seen.moved)
     before: dict[Any, Array] = dict(seen.reference)
     after: dict[Any, Array] = dict(seen.transformed)
+    for name, source in self._rectified.items():
+      after[name] = after[source]
     for place, action in self._ideals.items():
       before[place], after[place] = _averages(pictures, action)
     return self._loops.step(before, after, index)

@@ -8,13 +8,16 @@ import numba
 import numpy as np
 
 from analysis.kernels import FAST, INLINE
+from analysis.kernels.blocks import floats
 from analysis.kernels.vectors import (
   LANES,
   add,
+  at_least,
   largest,
   least,
   load,
   multiply_add,
+  number_at_least,
   root,
   splat,
   store,
@@ -90,37 +93,40 @@ def _pair_sum(rows, count, summed, comparators):
 
 
 @numba.njit(**FAST)
-def copy_tile(x, low, high, tile, finite):
+def copy_tile(x, shape, low, high, floor, tile, finite):
   """Copies units to a tile, and adds what is not finite if a value is not.
 
   In the tile rows lie close together. In x they may be a power of two apart:
   then all rows of a unit would compete for the same few lines of the cache.
 
   Args:
-    x: (t, b, u).
+    x: (t,) addresses of (b, u).
+    shape: t, b, u.
     low: first unit.
     high: last unit, excluded.
+    floor: what lesser values become.
     tile: (t, b, w), w at least as many units as fill whole vectors; the rest of
       the last vector becomes 0.
     finite: (t,).
   """
-  elements, images, units = x.shape
-  values, copies = x.reshape(-1), tile.reshape(-1)
-  whole = (high - low) // LANES * LANES
+  elements, images, units = shape
+  copies = tile.reshape(-1)
+  whole, lowest = (high - low) // LANES * LANES, splat(floor)
   for t in range(elements):
+    values = floats(x[t], images * units)
     # A number less itself is 0; infinity and NaN are NaN.
     rest = splat(np.float32(0))
     for i in range(images):
-      place = (t * images + i) * units + low
+      place = i * units + low
       own = (t * images + i) * tile.shape[2]
       for k in range(0, whole, LANES):
-        value = load(values, place + k)
+        value = at_least(load(values, place + k), lowest)
         rest = rest + (value - value)
         store(copies, own + k, value)
       if whole < high - low:
         store(copies, own + whole, splat(np.float32(0)))
         for k in range(whole, high - low):
-          copies[own + k] = values[place + k]
+          copies[own + k] = number_at_least(values[place + k], floor)
         value = load(copies, own + whole)
         rest = rest + (value - value)
     finite[t] += total(rest)

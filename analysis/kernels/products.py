@@ -6,10 +6,12 @@ import numpy as np
 from analysis.kernels import FAST, INLINE
 from analysis.kernels.vectors import (
   LANES,
+  NO_FLOOR,
   above,
   any_above,
   load,
   multiply_add,
+  number_at_least,
   splat,
   store,
   total,
@@ -29,24 +31,28 @@ def _subtract(values, own, origin, width, out, to):
 
 
 @numba.njit(**FAST)
-def squared_distance(x, y):
-  """||x - y||^2 of two rows."""
+def squared_distance(x, y, floor):
+  """||x - y||^2 of two rows; what is less in x becomes the floor."""
   result = np.float32(0)
   for k in range(x.size):
-    d = x[k] - y[k]
+    d = number_at_least(x[k], floor) - y[k]
     result += d * d
   return result
 
 
 @numba.njit(**FAST)
-def three_products(x, r, mean):
-  """||x - r||^2, (x - mean).(r - mean) and ||x - mean||^2 of rows."""
+def three_products(x, r, mean, floor):
+  """||x - r||^2, (x - mean).(r - mean) and ||x - mean||^2 of rows.
+
+  What is less in x becomes the floor.
+  """
   distance = np.float32(0)
   product = np.float32(0)
   squares = np.float32(0)
   for k in range(x.size):
-    d = x[k] - r[k]
-    e = x[k] - mean[k]
+    value = number_at_least(x[k], floor)
+    d = value - r[k]
+    e = value - mean[k]
     distance += d * d
     product += e * (r[k] - mean[k])
     squares += e * e
@@ -67,7 +73,9 @@ def add_distances(x, r, low, high, squares):
   width = high - low
   for t in range(x.shape[0]):
     for i in range(x.shape[1]):
-      squares[t, i] += squared_distance(x[t, i, :width], r[i, low:high])
+      squares[t, i] += squared_distance(
+        x[t, i, :width], r[i, low:high], NO_FLOOR
+      )
 
 
 @numba.njit(**FAST)
@@ -81,13 +89,13 @@ def add_products(x, r, mean, low, high, squares, products, own):
   for t in range(x.shape[0]):
     for i in range(x.shape[1]):
       distance, product, square = three_products(
-        x[t, i, :width], r[i, low:high], centre
+        x[t, i, :width], r[i, low:high], centre, NO_FLOOR
       )
       squares[t, i] += distance
       products[0, t, i] += product
       products[1, t, i] += square
   for i in range(r.shape[0]):
-    own[i] += squared_distance(r[i, low:high], centre)
+    own[i] += squared_distance(r[i, low:high], centre, NO_FLOOR)
 
 
 @numba.njit(**INLINE)

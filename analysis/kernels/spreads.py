@@ -8,14 +8,18 @@ import numba
 import numpy as np
 
 from analysis.kernels import FAST, INLINE
+from analysis.kernels.blocks import floats
 from analysis.kernels.columns import move_origin, variance
 from analysis.kernels.products import squared_distance, three_products
 from analysis.kernels.vectors import (
   LANES,
+  NO_FLOOR,
   add,
+  at_least,
   empty,
   load,
   multiply_add,
+  number_at_least,
   root,
   splat,
   store,
@@ -39,7 +43,7 @@ def scratch() -> np.ndarray:
 
 
 @numba.njit(**INLINE)
-def _add_rows(x, first, apart, count, moments, at, stride, sums, width):
+def _add_rows(x, first, apart, count, floor, moments, at, stride, sums, width):
   """Adds rows of some images under one transformation.
 
   Args:
@@ -47,19 +51,21 @@ def _add_rows(x, first, apart, count, moments, at, stride, sums, width):
     first: place of the first row.
     apart: from row to row.
     count: of rows.
+    floor: what lesser values become.
     moments: origin, sum and sum of squares of each unit over images, flat.
     at: place of the first origin.
     stride: from origins to sums, and on to squares.
     sums: as `scratch`, flat.
     width: of a row, whole vectors.
   """
+  lowest = splat(floor)
   for k in range(0, width, LANES):
     own = at + k
     origin, summed = load(moments, own), load(moments, own + stride)
     squares = load(moments, own + 2 * stride)
     for j in range(count):
       mine = 3 * j * _APART + k
-      value = load(x, first + j * apart + k)
+      value = at_least(load(x, first + j * apart + k), lowest)
       change = value - load(sums, mine)
       add(sums, mine + _APART, change)
       so_far = load(sums, mine + 2 * _APART)
@@ -111,16 +117,23 @@ def _not_finite(x):
   return np.float32(0)
 
 
+@numba.njit(**INLINE)
+def _copy_row(row, floor, target):
+  for k in range(row.size):
+    target[k] = number_at_least(row[k], floor)
+
+
 @numba.njit(**FAST)
-def add_spreads(x, r, mean, low, high, seen, by_unit, by_image, sums):
+def add_spreads(x, r, mean, low, high, floor, seen, by_unit, by_image, sums):
   """Adds spreads and, where wanted, distances and products of some units.
 
   Args:
-    x: (t, b, u).
+    x: (t,) addresses of (b, u).
     r: (b, u).
     mean: (u,) as in `products.add_products`.
     low: first unit.
     high: last unit, excluded: whole vectors further, `WIDTH` at most.
+    floor: what lesser values of x become.
     seen: images of earlier steps.
     by_unit: (spread (2, v), moments (t, 3, v)) as in `columns.add_columns`.
     by_image: (squares (t, b), products (2, t, b), own (b,), finite (t,)) as in
@@ -129,45 +142,61 @@ def add_spreads(x, r, mean, low, high, seen, by_unit, by_image, sums):
   """
   spread, moments = by_unit
   squares, products, own, finite = by_image
-  elements, images, units = x.shape
+  elements, (images, units) = x.size, r.shape
+  size = images * units
   width, stride, centre = high - low, moments.shape[2], mean[low:high]
-  values, mine = x.reshape(-1), sums.reshape(-1)
+  mine = sums.reshape(-1)
   spreads, each = spread.reshape(-1), moments.reshape(-1)
   if seen == 0:
     for t in range(elements):
-      moments[t, 0, low:high] = x[t, 0, low:high]
+      first = floats(x[t], size)[low:high]
+      _copy_row(first, floor, moments[t, 0, low:high])
   seen_now = np.float32(seen + images)
   i = 0
   while i < images:
     count = _TOGETHER if i + _TOGETHER <= images else 1
+    values = floats(x[0], size)
     for j in range(count):
-      sums[j, 0, :width] = x[0, i + j, low:high]
+      begin = (i + j) * units
+      row = values[begin + low : begin + high]
+      _copy_row(row, floor, sums[j, 0, :width])
       sums[j, 1:, :width] = 0
     for t in range(elements):
-      first, at = (t * images + i) * units + low, 3 * t * stride + low
+      values = floats(x[t], size)
+      first, at = i * units + low, 3 * t * stride + low
       # A number that the compiler knows lets it unroll the loop over rows.
       if count == _TOGETHER:
         _add_rows(
-          values, first, units, _TOGETHER, each, at, stride, mine, width
+          values,
+          first,
+          units,
+          _TOGETHER,
+          floor,
+          each,
+          at,
+          stride,
+          mine,
+          width,
         )
       else:
-        _add_rows(values, first, units, 1, each, at, stride, mine, width)
+        _add_rows(values, first, units, 1, floor, each, at, stride, mine, width)
       # Their rows are still in the cache.
       for j in range(i, i + count):
-        row, image = x[t, j, low:high], r[j, low:high]
+        row = values[j * units + low : j * units + high]
+        image = r[j, low:high]
         if products.size > 0:
-          distance, product, square = three_products(row, image, centre)
+          distance, product, square = three_products(row, image, centre, floor)
           squares[t, j] += distance
           products[0, t, j] += product
           products[1, t, j] += square
         elif squares.size > 0:
-          squares[t, j] += squared_distance(row, image)
+          squares[t, j] += squared_distance(row, image, floor)
     _close_images(mine, count, elements, spreads, low, width)
     i += count
   for j in range(own.size):
-    own[j] += squared_distance(r[j, low:high], centre)
+    own[j] += squared_distance(r[j, low:high], centre, NO_FLOOR)
   for t in range(elements):
     at = 3 * t * stride + low
     every = _close_element(each, at, stride, seen_now, width)
     if not np.isfinite(every):  # which a sum of finite values may not be either
-      finite[t] += _not_finite(x[t, :, low:high])
+      finite[t] += _not_finite(floats(x[t], size).reshape(r.shape)[:, low:high])

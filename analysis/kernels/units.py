@@ -22,6 +22,7 @@ def add_units(
   first,
   last,
   tile,
+  floor,
   seen,
   known,
   networks,
@@ -34,11 +35,12 @@ def add_units(
   What is empty is not wanted and not computed.
 
   Args:
-    x: (t, b, u) activations of the transformed images.
+    x: (t,) addresses of the activations (b, u) of the transformed images.
     r: (b, u) of the untransformed ones.
     first: first unit.
     last: last unit, excluded.
     tile: units at a time.
+    floor: what lesser values of x become: 0 if the layer is the ReLU of x.
     seen: images of earlier steps.
     known: (mean (u,), thresholds (2, u), counted (t,)).
     networks: comparators for t and for b rows; empty for few.
@@ -67,6 +69,7 @@ def add_units(
       mean,
       low,
       high,
+      floor,
       seen,
       (spread, moments),
       (squares, products, own, finite),
@@ -75,7 +78,7 @@ def add_units(
   for low in range(copied, last, tile):
     high = min(low + tile, last)
     width = high - low
-    copy_tile(x, low, high, copies, finite)
+    copy_tile(x, (x.size, *r.shape), low, high, floor, copies, finite)
     if reference.size > 0:
       add_moments(r, low, high, reference, seen)
     if products.size > 0:

@@ -22,6 +22,9 @@ from analysis.kernels import INLINE
 # Values of a vector; arrays that are loaded from hold a multiple of as many.
 LANES = 16
 
+# A floor that no value is below.
+NO_FLOOR = np.float32(-np.inf)
+
 _IR = ir.VectorType(ir.FloatType(), LANES)
 
 # Callers leave out the first argument, which type checkers do not know.
@@ -138,6 +141,22 @@ def any_above(typing: Any, a: Any, b: Any) -> Any:
     return builder.icmp_unsigned("!=", found, ir.Constant(bits, 0))
 
   return types.boolean(_VECTOR, _VECTOR), generate
+
+
+@_intrinsic
+def at_least(typing: Any, a: Any, b: Any) -> Any:
+  """The greater of a and b; NaN where a is."""
+
+  def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    return builder.select(builder.fcmp_ordered("<", *args), args[1], args[0])
+
+  return _VECTOR(_VECTOR, _VECTOR), generate
+
+
+@numba.njit(**INLINE)
+def number_at_least(a, b):
+  """`at_least` of single numbers."""
+  return b if a < b else a
 
 
 # One instruction each, if it does not matter what becomes of NaN.

@@ -105,8 +105,8 @@ def _native(layer, wanted, threads):
     x.flags.writeable = r.flags.writeable = False
     loops.open(count)
     for thread in range(threads):
-      loops.add(thread, x, r)
-    loops.close(x, r, np.asarray(batch.index)[:count])
+      loops.add(thread, [x], r)
+    loops.close([x], r, np.asarray(batch.index)[:count])
   return loops.total()
 
 
@@ -243,8 +243,8 @@ def test_spreads_without_pairs_are_those_of_float64(
     after.flags.writeable = before.flags.writeable = False
     loops.open(count)
     for thread in range(threads):
-      loops.add(thread, after, before)
-    loops.close(after, before, np.arange(start, start + count))
+      loops.add(thread, [after], before)
+    loops.close([after], before, np.arange(start, start + count))
     start += count
   found = loops.total()
   x, r = x.astype(np.float64), r.astype(np.float64)
@@ -283,8 +283,8 @@ def test_pairs_are_all_pairs_of_any_number(elements, images, seed):
   loops = LayerSums(frozenset({"pairs"}), shapes, elements_like(zeros), None, 1)
   x.flags.writeable = False
   loops.open(images)
-  loops.add(0, x, x[0])
-  loops.close(x, x[0], np.arange(images))
+  loops.add(0, [x], x[0])
+  loops.close([x], x[0], np.arange(images))
   pairs = loops.total().pairs
   exact = x.astype(np.float64)
   by_element = np.abs(exact[:, None] - exact[None]).sum((0, 1, 2)) / 2
