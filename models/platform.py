@@ -23,7 +23,7 @@ import jax
 
 _CPU_COMPILER_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 # Drawing a network's parameters, XLA spends 2 to 6 seconds on random numbers
-# that are needed once. At this level a sixth of that, and the same bits.
+# that are needed once. At this level a half to an eighth, and the same bits.
 _ONCE_OPTIONS = _CPU_COMPILER_OPTIONS | {"xla_backend_optimization_level": 1}
 
 
