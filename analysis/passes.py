@@ -428,12 +428,10 @@ def _given_elements(o: Orbit | None, count: int) -> Elements:
 def _given_statistics(values: np.ndarray) -> Statistics:
   state = streaming.unshared(references.init(values.shape[1], len(values)))
   marks = references.chosen(len(values))
-  # An update of all images at once would take long to compile.
-  for start in range(0, len(values), _REFERENCE_BATCH):
-    part = slice(start, start + _REFERENCE_BATCH)
-    ones = np.ones(len(values[part]), np.float32)
+  size = min(_REFERENCE_BATCH, len(values))
+  for batch in streaming.batches(values, np.zeros(len(values)), size):
     state = references.update(
-      state, jnp.asarray(values[part]), ones, marks[part]
+      state, jnp.asarray(batch.images), batch.weight, marks[batch.index]
     )
   return references.statistics(state)
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float
 
 from analysis.measures import Statistics, sums
@@ -79,9 +80,15 @@ def _run_update(
   moments = sums.update_moments(state.moments, values, weight)
   used = (weight * marks)[:, None] > 0
   both = jnp.stack([jnp.where(used, s * values, -jnp.inf) for s in (1, -1)])
-  largest = state.largest
-  for start in range(0, values.shape[0], _GROUP):
-    largest = _merge(largest, both[:, start : start + _GROUP])
+  missing = -values.shape[0] % _GROUP
+  both = jnp.pad(both, ((0, 0), (0, missing), (0, 0)), constant_values=-jnp.inf)
+  groups = both.reshape(2, -1, _GROUP, values.shape[1])
+  # A loop, not all groups after each other: XLA compiles one of them.
+  largest, _ = lax.scan(
+    lambda largest, group: (_merge(largest, group), None),
+    state.largest,
+    jnp.moveaxis(groups, 1, 0),
+  )
   return State(moments, largest)
 
 

@@ -20,6 +20,7 @@ from experiments.devices import ALONE, Layout
 from models import platform
 from models.zoo import Model
 
+# Images a batch, at most.
 _BATCH = 256
 
 Params = Any
@@ -72,9 +73,10 @@ def evaluate_sums(
   """
   step = step or functools.partial(_compiled_batch, model)
   count = data.labels.shape[0]
+  size = _batch_size(count)
   added = [
-    step(params, data.images[i : i + _BATCH], data.labels[i : i + _BATCH])
-    for i in range(0, count, _BATCH)
+    step(params, data.images[i : i + size], data.labels[i : i + size])
+    for i in range(0, count, size)
   ]
   loss, hits = (
     functools.reduce(jnp.add, some) for some in zip(*added, strict=True)
@@ -103,7 +105,8 @@ def evaluate_scanned(
   """
   step = step or functools.partial(evaluate_batch, model)
   count = data.labels.shape[0]
-  whole = count // _BATCH * _BATCH
+  size = _batch_size(count)
+  whole = count // size * size
 
   def add(
     sums: tuple[Array, Array], batch: DeviceSplit
@@ -114,12 +117,17 @@ def evaluate_scanned(
   sums = jnp.zeros(()), jnp.zeros((), jnp.int32)
   if whole:
     batches = jax.tree.map(
-      lambda a: a[:whole].reshape(-1, _BATCH, *a.shape[1:]), data
+      lambda a: a[:whole].reshape(-1, size, *a.shape[1:]), data
     )
     sums, _ = lax.scan(add, sums, batches)
   if whole < count:
     sums, _ = add(sums, jax.tree.map(lambda a: a[whole:], data))
   return sums[0] / count, sums[1] / count
+
+
+def _batch_size(count: int) -> int:
+  """Batches as equal as can be: mostly one shape to compile, not two."""
+  return -(-count // -(-count // _BATCH))
 
 
 def evaluate_batch(

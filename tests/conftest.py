@@ -4,8 +4,10 @@ import os
 import tempfile
 from pathlib import Path
 
-# Before jax is imported: two simulated devices on the CPU.
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+from tests import flags
+
+# Before jax is imported.
+os.environ.setdefault("XLA_FLAGS", flags.TESTS)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # What one process has compiled, all others of a run of the tests load: pytest's
 # workers and the commands that tests start. It goes with the first process.

@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests import flags
+
 # As the program `ray`, which would replace 127.0.0.1 by the machine's address
 # in the network and listen to all of it.
 _RAY = (
@@ -52,7 +54,7 @@ class Node:
           *("--disable-usage-stats", *options),
         ],
         # As many threads as NPROC says, not one for each simulated device.
-        env=os.environ | JOINING | {"XLA_FLAGS": ""},
+        env=os.environ | JOINING | {"XLA_FLAGS": flags.on_one_device()},
         stdout=log,
         stderr=log,
         start_new_session=True,

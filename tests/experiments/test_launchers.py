@@ -11,6 +11,7 @@ from experiments import cells, launchers, locks, presets, store, studies
 from experiments.cells import Task
 from experiments.config import LaunchConfig
 from experiments.errors import ExperimentError, UsageError
+from tests import flags
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,7 +37,7 @@ def start(workdir, *arguments, **environment):
       *arguments,
     ],
     cwd=ROOT,
-    env=os.environ | {"XLA_FLAGS": ""} | environment,
+    env=os.environ | {"XLA_FLAGS": flags.on_one_device()} | environment,
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,

@@ -1,3 +1,6 @@
+import functools
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,15 +28,21 @@ NETWORKS = {
 }
 
 
+class Network(NamedTuple):
+  """A network, and what it makes of all digits: compiled once for all tests."""
+
+  model: Any
+  variables: Any
+  names: list[str]
+  logits: Any
+  activations: Any
+
+
 @pytest.fixture(params=NETWORKS, scope="module")
-def network(request):
+def network(request, digits):
   model = NETWORKS[request.param]
   blank = jnp.zeros((1, 32, 32, 1))
-  return model, platform.jit(model.init, once=True)(jax.random.key(0), blank)
-
-
-def test_activations_are_named_in_forward_order(network, digits):
-  model, variables = network
+  variables = platform.jit(model.init, once=True)(jax.random.key(0), blank)
   names = []
 
   @jax.jit
@@ -42,71 +51,73 @@ def test_activations_are_named_in_forward_order(network, digits):
     names.extend(activations)  # what jit returns has them in another order
     return logits, activations
 
-  logits, activations = apply(variables, jnp.asarray(digits[:2]))
-  assert tuple(names) == model.layer_names
-  assert logits.shape == (2, 10)
-  assert logits.dtype == jnp.float32
-  np.testing.assert_array_equal(logits, activations["logits"])
-  for name, where in model.geometry(32).items():
-    spatial = activations[name].shape[1:3] if where.spatial else None
-    assert spatial == where.spatial
+  seen = apply(variables, jnp.asarray(digits))
+  return Network(model, variables, names, *seen)
 
 
-def _training(model, variables, x):
-  """Logits in training mode."""
-  (logits, _), _ = model.apply(
-    variables, x, train=True, mutable=["batch_stats"]
-  )
-  return logits
-
-
-def test_training_mode_computes_the_same_function(network, digits):
-  model, variables = network
-  x = jnp.asarray(digits[:4])
-  plain, _ = jax.jit(model.apply)(variables, x)
-  fast = jax.jit(lambda v, x: _training(model, v, x))(variables, x)
-  if getattr(model, "norm", "") == "batch":
-    # But for the batch's own statistics in place of the running ones.
-    assert np.abs(plain - fast).max() > 1e-3
-    return
-  tolerance = 1e-5 if getattr(model, "dtype", None) == jnp.float32 else 0.1
-  np.testing.assert_allclose(plain, fast, atol=tolerance)
-
-
-def test_forward_mode_works(network, digits):
-  """Lie derivatives need `jax.jvp` through every layer."""
-  model, variables = network
-  x = jnp.asarray(digits[:2])
-
-  @jax.jit
-  def change(variables, x):
-    return jax.jvp(lambda x: model.apply(variables, x)[0], (x,), (x,))[1]
-
-  tangent = change(variables, x)
-  assert np.isfinite(tangent).all()
-
-
-def test_one_real_training_step_lowers_the_loss(network, digits):
-  model, variables = network
+@pytest.fixture(scope="module")
+def steps(network, digits):
+  """Losses of two steps of training, and the logits that the first is of."""
+  model, variables = network.model, network.variables
   x, labels = jnp.asarray(digits), jnp.arange(16) % 10
   optimizer = optax.sgd(1e-3)
-
   kept = {k: v for k, v in variables.items() if k != "params"}
 
   @jax.jit
   def step(params):
     def loss(params):
-      logits = _training(model, {"params": params, **kept}, x)
-      return optax.softmax_cross_entropy_with_integer_labels(
-        logits, labels
-      ).mean()
+      (logits, _), _ = model.apply(
+        {"params": params, **kept}, x, train=True, mutable=["batch_stats"]
+      )
+      losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+      return losses.mean(), logits
 
-    value, gradient = jax.value_and_grad(loss)(params)
+    (value, logits), gradient = jax.value_and_grad(loss, has_aux=True)(params)
     updates, _ = optimizer.update(gradient, optimizer.init(params))
-    return value, optax.apply_updates(params, updates)
+    return optax.apply_updates(params, updates), value, logits
 
-  first, params = step(variables["params"])
-  second, _ = step(params)
+  params, first, logits = step(variables["params"])
+  _, second, _ = step(params)
+  return first, second, logits
+
+
+def test_activations_are_named_in_forward_order(network):
+  model, activations = network.model, network.activations
+  assert tuple(network.names) == model.layer_names
+  assert network.logits.shape == (16, 10)
+  assert network.logits.dtype == jnp.float32
+  np.testing.assert_array_equal(network.logits, activations["logits"])
+  for name, where in model.geometry(32).items():
+    spatial = activations[name].shape[1:3] if where.spatial else None
+    assert spatial == where.spatial
+
+
+def test_training_mode_computes_the_same_function(network, steps):
+  model, plain = network.model, network.logits
+  *_, trained = steps
+  if getattr(model, "norm", "") == "batch":
+    # But for the batch's own statistics in place of the running ones.
+    assert np.abs(plain - trained).max() > 1e-3
+    return
+  tolerance = 1e-5 if getattr(model, "dtype", None) == jnp.float32 else 0.1
+  np.testing.assert_allclose(plain, trained, atol=tolerance)
+
+
+def test_forward_mode_works(network, digits):
+  """Lie derivatives need `jax.jvp` through every layer."""
+  x = jnp.asarray(digits[:2])
+
+  @jax.jit
+  def change(variables, x):
+    apply = functools.partial(network.model.apply, variables)
+    return jax.jvp(lambda x: apply(x)[0], (x,), (x,))[1]
+
+  tangent = change(network.variables, x)
+  assert np.isfinite(tangent).all()
+
+
+def test_one_real_training_step_lowers_the_loss(steps):
+  first, second, _ = steps
   assert second < first
 
 

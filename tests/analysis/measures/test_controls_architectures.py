@@ -41,8 +41,7 @@ def networks():
   @functools.cache
   def get(model, stage):
     if stage == "init":
-      variables = _initial(model)
-      return jax.jit(functools.partial(model.apply, variables))
+      return _of_images(model, _initial(model))
     config = TrainConfig(
       epochs=1, batch_size=64, optimizer="sgd", schedule="constant"
     )
@@ -51,10 +50,19 @@ def networks():
       lambda a, b: np.abs(a - b).max(), result.initial, result.trained
     )
     assert min(jax.tree.leaves(moved["params"])) > 0
-    variables = jax.tree.map(jnp.asarray, result.trained)
-    return jax.jit(functools.partial(model.apply, variables))
+    return _of_images(model, jax.tree.map(jnp.asarray, result.trained))
 
   return get
+
+
+@functools.cache
+def _compiled(model):
+  return jax.jit(model.apply)
+
+
+def _of_images(model, variables):
+  # Variables are arguments: all stages of a model share compiled programs.
+  return jax.tree_util.Partial(_compiled(model), variables)
 
 
 def _in_float64(model, network):
@@ -64,15 +72,13 @@ def _in_float64(model, network):
   """
   with jax.enable_x64(True):
     variables = jax.tree.map(
-      lambda a: jnp.asarray(a, jnp.float64), network.__wrapped__.args[0]
+      lambda a: jnp.asarray(a, jnp.float64), network.args[0]
     )
-  run = jax.jit(
-    functools.partial(model.clone(dtype=jnp.float64).apply, variables)
-  )
+  run = _compiled(model.clone(dtype=jnp.float64))
 
   def call(images):
     with jax.enable_x64(True):
-      return run(jnp.asarray(images, jnp.float64))
+      return run(variables, jnp.asarray(images, jnp.float64))
 
   return call
 
