@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from analysis import gradients, native
-from analysis.kernels import tangents
+from analysis.kernels import blocks, tangents
 from analysis.measures.reduced import Tangents
 
 
@@ -79,43 +79,42 @@ class TangentSums:
     def share(thread: int) -> None:
       first, last = (images * k // threads for k in (thread, thread + 1))
       for key, (rates, values) in arrays.items():
-        for g, rate in enumerate(rates):
-          parts[thread][key][:, g] = self._squares(
-            key, g, rate, values, first, last
-          )
+        self._add_squares(key, rates, values, first, last, parts[thread][key])
 
     native.run(share, threads)
     for part in parts:
       for key, value in part.items():
         self._totals[key] = self._totals.get(key, 0) + value
 
-  def _squares(
+  def _add_squares(
     self,
     key: tuple[str, str],
-    generator: int,
-    rate: np.ndarray,
+    rates: list[np.ndarray],
     values: np.ndarray,
     first: int,
     last: int,
-  ) -> tuple[float, float]:
-    """Of some images along one generator: invariant, equivariant."""
+    sums: np.ndarray,
+  ) -> None:
+    """Adds those of some images to (2, g): invariant, equivariant."""
     kind, name = key
     layer = self._layers[name]
-    invariant = float(tangents.sum_of_squares(rate, first, last))
+    invariant, equivariant = sums
+    for g, rate in enumerate(rates):
+      invariant[g] += tangents.sum_of_squares(rate, first, last)
     if layer.velocity is None or layer.positions is None:
-      return invariant, 0.0
+      return
     height, width = layer.positions
-    equivariant = tangents.aligned_squares(
-      rate,
+    tangents.aligned_squares(
+      blocks.addresses([rate[None] for rate in rates]),
       values.reshape(len(values), height, width, -1),
       self._matrices[height, kind],
       self._matrices[width, kind],
-      layer.velocity[generator],
+      layer.velocity,
       layer.inside,
       first,
       last,
+      equivariant,
     )
-    return invariant, float(equivariant)
 
   def total(self, name: str) -> dict[str, Tangents]:
     """Of one layer over all images, by kind."""

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from analysis import gradients, kernels, native
 from analysis.actions import elements_of, map_action, orbit
+from analysis.kernels import blocks
 from analysis.kernels import tangents as loops
 from analysis.layer_sums import LayerSums
 from analysis.measures import (
@@ -367,22 +368,33 @@ def test_without_numba_xla_computes_the_same():
 @pytest.mark.parametrize("shape", [(3, 9, 6, 16), (2, 5, 8, 32), (2, 6, 5, 3)])
 @pytest.mark.parametrize("gradient", ["spectral", "cubic"])
 def test_rates_of_change_are_summed_as_they_are_defined(shape, gradient):
-  """Channels that fill vectors and others, widths that are no fours."""
+  """Channels that fill vectors and others, sizes that are no fours."""
   b, h, w, _ = shape
   rng = np.random.default_rng(0)
-  maps, change = rng.normal(size=(2, *shape)).astype(np.float32)
-  velocity = rng.normal(size=(1, h, w, 2)).astype(np.float32)
+  maps, *changes = rng.normal(size=(3, *shape)).astype(np.float32)
+  velocity = rng.normal(size=(2, h, w, 2)).astype(np.float32)
   inside = (rng.random(h * w) < 0.7).astype(np.float32)
   rows, columns = (
     gradients.derivative_matrix(n, gradient).astype(np.float32) for n in (h, w)
   )
-  moved = gradients.advect(jnp.asarray(maps), velocity, gradient)[0]
-  rate = change - np.asarray(moved, np.float64)
-  expected = (rate[1:] ** 2 * inside.reshape(h, w, 1)).sum()
-  found = loops.aligned_squares(
-    change.reshape(b, -1), maps, rows, columns, velocity[0], inside, 1, b
+  moved = gradients.advect(jnp.asarray(maps), velocity, gradient)
+  rates = np.stack(changes) - np.asarray(moved, np.float64)
+  inner = rates[:, 1:] ** 2 * inside.reshape(h, w, 1)
+  found = np.ones(2)
+  loops.aligned_squares(
+    blocks.addresses([change[None] for change in changes]),
+    maps,
+    rows,
+    columns,
+    velocity,
+    inside,
+    1,
+    b,
+    found,
   )
+  expected = 1 + inner.sum(axis=(1, 2, 3, 4))
   np.testing.assert_allclose(found, expected, rtol=1e-5)
+  change = changes[0]
   found = loops.sum_of_squares(change.reshape(b, -1), 1, b)
   expected = (change[1:].astype(np.float64) ** 2).sum()
   np.testing.assert_allclose(found, expected, rtol=1e-5)
