@@ -214,7 +214,6 @@ def networks(cells: Sequence[Planned], study: Study) -> pd.DataFrame:
     they are wide enough to tell.
   """
   rows = []
-  level = filters.random_level(_FILTER_WIDTH)
   for cell in cells:
     folder = cell.run.folder
     accuracy = {m["seed"]: 100 * m["test_accuracy"] for m in folder.metrics()}
@@ -228,18 +227,17 @@ def networks(cells: Sequence[Planned], study: Study) -> pd.DataFrame:
             "seed": seed,
             "stage": stage,
             "test_accuracy": accuracy[seed] if stage == "trained" else np.nan,
-            "edge_detectors": edge_detectors(params["params"], level),
+            "edge_detectors": edge_detectors(params["params"]),
           }
         )
   return pd.DataFrame(rows)
 
 
-def edge_detectors(learned: Any, level: float) -> float:
+def edge_detectors(learned: Any) -> float:
   """Share of the filters of the first layer that are edge detectors.
 
   Args:
     learned: the network's parameters by layer.
-    level: the R-squared that an edge detector must exceed.
 
   Returns:
     0 to 1; NaN for filters that are not 5x5 or see colours.
@@ -247,6 +245,7 @@ def edge_detectors(learned: Any, level: float) -> float:
   kernel = np.asarray(learned.get("conv1", {}).get("kernel", np.zeros(0)))
   if kernel.ndim != 4 or kernel.shape[:3] != (_FILTER_WIDTH, _FILTER_WIDTH, 1):
     return float("nan")
+  level = filters.random_level(_FILTER_WIDTH)  # takes seconds, the first time
   fits = [filters.fit_edge(k) for k in np.moveaxis(kernel[:, :, 0], -1, 0)]
   return float(np.mean([fit.r_squared > level for fit in fits]))
 

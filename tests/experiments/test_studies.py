@@ -316,7 +316,7 @@ def test_first_filters_are_counted_where_they_are_wide_enough():
   kernel = np.stack([edge, noise], axis=-1)[:, :, None]
   level = filters.random_level(5)
   assert filters.fit_edge(noise).r_squared < level  # or the next says nothing
-  share = studies.edge_detectors({"conv1": {"kernel": kernel}}, level)
+  share = studies.edge_detectors({"conv1": {"kernel": kernel}})
   assert share == 0.5
 
 
