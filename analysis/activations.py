@@ -190,11 +190,15 @@ def _run_rates(
   fn: Callable, images: Array, *, family: Any, kinds: tuple[str, ...]
 ) -> dict[str, list[dict[str, Array]]]:
   """{kind: one dictionary a generator, of (b, ...) by layer}."""
+
+  def rates(kind: str, direction: Array) -> dict[str, Array]:
+    changes = jax.jvp(lambda x: _float32(fn, x), (images,), (direction,))[1]
+    # Published code differentiates outputs only: layers need not be stored.
+    of_layers = kind in gradients.GRADIENTS
+    return changes if of_layers else {OUTPUT_KEY: changes[OUTPUT_KEY]}
+
   return {
-    kind: [
-      jax.jvp(lambda x: _float32(fn, x), (images,), (v,))[1]
-      for v in gradients.directions(images, family, kind)
-    ]
+    kind: [rates(kind, v) for v in gradients.directions(images, family, kind)]
     for kind in kinds
   }
 
