@@ -45,6 +45,19 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+# Files of minutes: if they came last, one worker would be left alone with them.
+_FIRST = (
+  "test_ray.py",
+  "test_networks.py",
+  "test_launchers.py",
+  "test_controls_architectures.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+  items.sort(key=lambda item: item.path.name not in _FIRST)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
   parser.addoption(
     "--data_dir",

@@ -186,7 +186,7 @@ class RunStudy(NamedTuple):
   workdir: Path
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def finished(
   tmp_path_factory: pytest.TempPathFactory, lenient_optax: None
 ) -> RunStudy:
