@@ -1,6 +1,5 @@
 """The sums of one layer over all steps of a pass, added to by native loops."""
 
-import functools
 import math
 from typing import Any
 
@@ -14,7 +13,15 @@ from analysis.measures import base, linear_map, reduced, reductions, sums
 _TILE_BYTES = 300 * 1024
 _MOST_UNITS = 512
 
+# Gram matrices of a layer that are looked at together: NumPy takes as long for
+# a step's alone.
+_GRAM_BYTES = 1 << 20
+
 _F4, _F8 = np.float32, np.float64
+
+# Tiles that make a share of a step worth its call, and shares a thread: enough
+# for threads to end together, few enough for sums by image of each.
+_TILES, _SHARES = 8, 4
 
 # What is read of the maps alone, not of every unit.
 _OF_MAPS = {"undone", "undone_over_orbit", "undone_over_images", "linear"}
@@ -23,8 +30,13 @@ _OF_MAPS = {"undone", "undone_over_orbit", "undone_over_images", "linear"}
 class LayerSums:
   """Running sums of one layer.
 
-  A step is added by several threads, each its share of the units (`add`), and
-  closed by one (`close`). Float32 within a tile, float64 across tiles.
+  A step is added in shares of the units (`add`), several at once if there are
+  threads for them, and then closed (`close`). Float32 within a tile, float64
+  across tiles.
+
+  Attributes:
+    wanted: names of reductions.
+    shares: in which every step is to be added.
   """
 
   def __init__(
@@ -44,19 +56,22 @@ class LayerSums:
       shapes: of the layer.
       elements: of the orbit.
       statistics: of the layer, if a wanted reduction needs them.
-      threads: that share each step.
+      threads: that there are.
       rectified: whether the layer is the ReLU of the transformed activations
         that steps give; those of the untransformed images are its own.
     """
     self._floor = _F4(0) if rectified else vectors.NO_FLOOR
     self.wanted = wanted
-    self._threads = threads
     self._shapes = shapes
     t, u, b = shapes.elements, shapes.units, shapes.batch
     v = vectors.padded(u)
     most = min(_MOST_UNITS, v)
     fitting = _TILE_BYTES // (4 * t * b) // vectors.LANES * vectors.LANES
     self._tile = int(np.clip(fitting, vectors.LANES, most))
+    tiles = -(-u // self._tile)
+    wished = int(np.clip(tiles // _TILES, threads, _SHARES * threads))
+    # For one thread all is one share.
+    self.shares = min(wished, tiles) if threads > 1 else 1
     self._seen = 0
     self._known = _known(wanted, elements, statistics)
     self._networks = _network(t), _network(b)
@@ -79,6 +94,7 @@ class LayerSums:
     self._moved = np.zeros((2, t))
     self._cosines = np.zeros((2, t))
     self._hsic = reduced.Hsic(0.0, np.zeros(t), np.zeros(t))
+    self._grams: list[tuple[np.ndarray, np.ndarray]] = []
     self._images = 0  # that there is room for in sums by image
     self._by_image: list[tuple[np.ndarray, ...]] = []
     self._at = None
@@ -100,8 +116,9 @@ class LayerSums:
       size = (2, t, images, len(self._at), self._shapes.channels)
       self._sampled = np.empty(size, _F4)
     if images != self._images:
+      self._add_hsic()
       self._images = images
-      self._by_image = [self._image_sums() for _ in range(self._threads)]
+      self._by_image = [self._image_sums() for _ in range(self.shares)]
     for arrays in self._by_image:
       for array in arrays:
         array[...] = 0
@@ -120,12 +137,12 @@ class LayerSums:
     )
 
   def add(
-    self, thread: int, x: Any, r: Any, part: int = 0, parts: int = 1
+    self, share: int, x: Any, r: Any, part: int = 0, parts: int = 1
   ) -> None:
-    """Adds a part of a thread's share of a step.
+    """Adds a part of a share of a step.
 
     Args:
-      thread: which one.
+      share: which one.
       x: activations of the transformed images, (k, b, u) of k elements each.
       r: (b, u) of the untransformed ones.
       part: which part of the units.
@@ -133,13 +150,13 @@ class LayerSums:
     """
     t, (b, u) = self._shapes.elements, r.shape
     tile, places = self._tile, blocks.addresses(x)
-    share = thread * parts + part, self._threads * parts
+    piece = share * parts + part, self.shares * parts
     width = tile + vectors.LANES
     # Rows some vectors longer do not lie a power of two apart.
     copies = vectors.empty(t, b, width)
     rows = vectors.empty(max(t, b), vectors.LANES)
     line = vectors.empty(vectors.LANES)
-    first, last = _share(u, tile, *share)
+    first, last = _tiles(u, tile, *piece)
     if first < last and self.wanted - _OF_MAPS:
       units.add_units(
         places,
@@ -152,7 +169,7 @@ class LayerSums:
         self._known,
         self._networks,
         self._by_unit,
-        self._by_image[thread],
+        self._by_image[share],
         (
           copies,
           rows,
@@ -170,8 +187,8 @@ class LayerSums:
         self._action.weights,
         self._floor,
         self._at,
-        t * thread // self._threads,
-        t * (thread + 1) // self._threads,
+        t * share // self.shares,
+        t * (share + 1) // self.shares,
         *self._sampled,
       )
     errors, spread, moments = self._undone
@@ -182,7 +199,7 @@ class LayerSums:
     block = max(least, tile // channels // least * least)
     if block * channels > tile:
       copies = vectors.empty(t, b, block * channels + vectors.LANES)
-    first, last = _share(errors.shape[1], block, *share)
+    first, last = _tiles(errors.shape[1], block, *piece)
     if first < last:
       maps.add_undone(
         places,
@@ -221,8 +238,7 @@ class LayerSums:
         moved = aligned = whole[:, :, None]
       self._linear.add(r, moved, aligned, index)
     squares, products, own, grams, gram, finite = (
-      functools.reduce(np.add, parts)
-      for parts in zip(*self._by_image, strict=True)
+      np.add.reduce(shares) for shares in zip(*self._by_image, strict=True)
     )
     self._seen += images
     self._pair_count += images * (images - 1) / 2
@@ -238,14 +254,29 @@ class LayerSums:
       cosines = np.divide(products[0], norms, out=norms, where=known)
       self._cosines += [np.where(known, cosines, 0).sum(-1), known.sum(-1)]
     if grams.size:
-      new = reductions.hsic_of(_centred(gram)[0], _centred(grams), images)
-      self._hsic = reduced.Hsic(
-        *(a + b for a, b in zip(self._hsic, new, strict=True))
-      )
+      self._grams.append((gram, grams))
+      if len(self._grams) * grams.nbytes >= _GRAM_BYTES:
+        self._add_hsic()
     return reduced.Reductions(None, moved=moved)
+
+  def _add_hsic(self) -> None:
+    """Adds those of the Gram matrices that wait, of equally many images."""
+    if not self._grams:
+      return
+    own, others = (
+      _centred(np.stack(grams)) for grams in zip(*self._grams, strict=True)
+    )
+    self._grams = []
+    new = reductions.hsic_of(own, others, self._images)
+    before, cross, after = (values.sum(0) for values in new)
+    old = self._hsic
+    self._hsic = reduced.Hsic(
+      old.before + before[0], old.cross + cross, old.after + after
+    )
 
   def total(self) -> reduced.Reductions:
     """The reductions of all images so far."""
+    self._add_hsic()
     wanted, count, u = self.wanted, _F4(self._seen), self._shapes.units
     reference, *padded, firing = self._by_unit
     spread, moments, pairs = (values[..., :u] for values in padded)
@@ -303,10 +334,10 @@ def _network(rows: int) -> np.ndarray:
   return np.array(network, np.int64).reshape(-1, 2)
 
 
-def _share(size: int, tile: int, thread: int, threads: int) -> tuple[int, int]:
-  """First and last of a thread's whole tiles."""
+def _tiles(size: int, tile: int, piece: int, pieces: int) -> tuple[int, int]:
+  """First and last of a piece of whole tiles."""
   tiles = -(-size // tile)
-  first, last = (tiles * k // threads for k in (thread, thread + 1))
+  first, last = (tiles * k // pieces for k in (piece, piece + 1))
   return first * tile, min(last * tile, size)
 
 

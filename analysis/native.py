@@ -7,14 +7,18 @@ wanted of it. `analysis.measures.reductions` says what they compute, and is what
 computes it on an accelerator, on several devices, or where Numba is missing.
 """
 
+import collections
 import functools
 import importlib
+import itertools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
+import threadpoolctl
 
 from analysis import kernels, references
 from analysis.measures import Elements, Shapes, Statistics
@@ -26,9 +30,12 @@ COMPUTED = frozenset(Reductions._fields) - {"images", "ideal", "tangents"}
 
 
 # Activations that several layers read before any of them goes on.
-_SHARED_BYTES = 8 << 20
+_SHARED_BYTES = 4 << 20
 
 _LOOPS = "analysis.kernels.units"
+
+# Does something, and returns what is to be done after it, if anything is.
+Task = Callable[[], "Iterable[Task] | None"]
 
 
 @functools.cache
@@ -56,6 +63,21 @@ def threads() -> int:
   if hasattr(os, "sched_getaffinity"):
     return len(os.sched_getaffinity(0))
   return os.cpu_count() or 1
+
+
+@functools.cache
+def _libraries() -> threadpoolctl.ThreadpoolController:
+  return threadpoolctl.ThreadpoolController()
+
+
+def one_blas_thread() -> AbstractContextManager:
+  """Matrix products of NumPy and SciPy, in the block, by the thread that asks.
+
+  Both bring an OpenBLAS with threads of its own. These keep a core busy for
+  tens of milliseconds after each product, in which the loops and XLA need it:
+  with all measures a pass took 15 % longer.
+  """
+  return _libraries().limit(limits=1, user_api="blas")
 
 
 class Loops:
@@ -133,22 +155,33 @@ class Loops:
       )
       sharing.setdefault(id(after[key]), []).append(key)
 
-    def share(thread: int) -> None:
-      for keys in sharing.values():
-        # What one layer has read of memory, the next finds in the cache.
-        size = sum(a.nbytes for a in arrays[keys[0]][0])
-        parts = -(-size // _SHARED_BYTES) if len(keys) > 1 else 1
-        for part in range(parts):
-          for key in keys:
-            self._layers[key].add(thread, *arrays[key], part, parts)
-
     for key in arrays:
       self._layers[key].open(images)
-    run(share, self._threads)
-    return {
-      key: self._layers[key].close(*values, index)
-      for key, values in arrays.items()
-    }
+    closed: dict[Any, Reductions] = {}
+
+    def close(key: Any) -> None:
+      closed[key] = self._layers[key].close(*arrays[key], index)
+
+    def read(keys: list[Any], share: int, done: Any) -> list[Task]:
+      # What one layer has read of memory, the next finds in the cache.
+      size = sum(a.nbytes for a in arrays[keys[0]][0])
+      shares = self._layers[keys[0]].shares
+      parts = -(-size // (shares * _SHARED_BYTES)) if len(keys) > 1 else 1
+      for part in range(parts):
+        for key in keys:
+          self._layers[key].add(share, *arrays[key], part, parts)
+      last = next(done) == shares
+      return [functools.partial(close, key) for key in keys] if last else []
+
+    tasks: list[Task] = []
+    for keys in sharing.values():
+      done = itertools.count(1)  # which threads may share
+      tasks += [
+        functools.partial(read, keys, share, done)
+        for share in range(self._layers[keys[0]].shares)
+      ]
+    run(tasks, self._threads)
+    return {key: closed[key] for key in arrays}
 
   def total(self, key: Any) -> Reductions:
     """The reductions of a layer over all steps."""
@@ -184,17 +217,28 @@ class References:
 
     marks = np.ascontiguousarray(marks[:images])
 
-    def share(thread: int) -> None:
-      for key, moments in self._moments.items():
-        array = _part(values[key], 0, images)
-        first, last = (
-          array.shape[1] * k // self._threads for k in (thread, thread + 1)
-        )
-        loops.add_references(
-          array, first, last, marks, moments, self._largest[key], self._seen
-        )
+    def share(array: np.ndarray, key: str, part: int) -> None:
+      first, last = (
+        array.shape[1] * k // self._threads for k in (part, part + 1)
+      )
+      loops.add_references(
+        array,
+        first,
+        last,
+        marks,
+        self._moments[key],
+        self._largest[key],
+        self._seen,
+      )
 
-    run(share, self._threads)
+    run(
+      [
+        functools.partial(share, _part(values[key], 0, images), key, part)
+        for key in self._moments
+        for part in range(self._threads)
+      ],
+      self._threads,
+    )
     self._seen += images
 
   def statistics(self) -> dict[str, Statistics]:
@@ -221,12 +265,30 @@ def _part(values: Any, axis: int, images: int) -> np.ndarray:
   return array
 
 
-def run(share: Callable[[int], None], threads: int) -> None:
-  """Calls a function once for each thread, all at once."""
+def run(tasks: Iterable[Task], threads: int) -> None:
+  """Does tasks in their order, each by a thread that is free.
+
+  Cores are not equally fast: of what is divided beforehand, the last share is
+  waited for.
+
+  Args:
+    tasks: functions; what they return are further tasks.
+    threads: how many there are.
+  """
+  waiting = collections.deque(tasks)
+
+  def work(_: int) -> None:
+    while waiting:
+      try:
+        task = waiting.popleft()
+      except IndexError:  # another thread was faster
+        return
+      waiting.extendleft(task() or ())
+
   if threads == 1:
-    share(0)
+    work(0)
   else:
-    list(_pool(threads).map(share, range(threads)))
+    list(_pool(threads).map(work, range(threads)))
 
 
 @functools.cache

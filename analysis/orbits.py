@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import checks, memory, network, passes
+from analysis import checks, memory, native, network, passes
 from analysis.actions import Geometry, Orbit, as_orbits, orbit
 from analysis.measures import Measure, resolve
 from analysis.passes import Given, Pass
@@ -97,8 +97,9 @@ def measure(
     devices=tuple(devices or ()),
     progress=progress,
   )
-  statistics = passes.statistics(run)
-  results = [passes.measure_orbit(run, o, statistics) for o in orbits]
+  with native.one_blas_thread():
+    statistics = passes.statistics(run)
+    results = [passes.measure_orbit(run, o, statistics) for o in orbits]
   table = pd.concat([r.table() for r in results], ignore_index=True)
   if not per_unit:
     return table

@@ -1,5 +1,6 @@
 """Squared derivatives of layers along a family, added up by native loops."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -70,18 +71,24 @@ class TangentSums:
       for kind in self._kinds
       for name in self._layers
     }
-    threads = native.threads()
+    shares = threads = native.threads()
     parts = [
       {key: np.zeros((2, len(rates))) for key, (rates, _) in arrays.items()}
-      for _ in range(threads)
+      for _ in range(shares)
     ]
 
-    def share(thread: int) -> None:
-      first, last = (images * k // threads for k in (thread, thread + 1))
-      for key, (rates, values) in arrays.items():
-        self._add_squares(key, rates, values, first, last, parts[thread][key])
+    def share(key: tuple[str, str], part: int) -> None:
+      first, last = (images * k // shares for k in (part, part + 1))
+      self._add_squares(key, *arrays[key], first, last, parts[part][key])
 
-    native.run(share, threads)
+    native.run(
+      [
+        functools.partial(share, key, part)
+        for key in arrays
+        for part in range(shares)
+      ],
+      threads,
+    )
     for part in parts:
       for key, value in part.items():
         self._totals[key] = self._totals.get(key, 0) + value

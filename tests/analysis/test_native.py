@@ -105,8 +105,8 @@ def _native(layer, wanted, threads):
     # As jax gives them: for others, loops would be compiled anew.
     x.flags.writeable = r.flags.writeable = False
     loops.open(count)
-    for thread in range(threads):
-      loops.add(thread, [x], r)
+    for share in range(loops.shares):
+      loops.add(share, [x], r)
     loops.close([x], r, np.asarray(batch.index)[:count])
   return loops.total()
 
@@ -243,8 +243,8 @@ def test_spreads_without_pairs_are_those_of_float64(
     after, before = np.ascontiguousarray(x[:, part]), r[part].copy()
     after.flags.writeable = before.flags.writeable = False
     loops.open(count)
-    for thread in range(threads):
-      loops.add(thread, [after], before)
+    for share in range(loops.shares):
+      loops.add(share, [after], before)
     loops.close([after], before, np.arange(start, start + count))
     start += count
   found = loops.total()
