@@ -91,8 +91,8 @@ def test_who_does_what_when_changes_no_bit(monkeypatch):
 def test_sums_by_image_are_added_up_in_one_order(monkeypatch):
   """Products of 1e18, their negatives and 1: rounding shows the order."""
   monkeypatch.setattr(layer_sums, "_TILE_BYTES", 1)
-  r = np.repeat(np.float32([1e9, 1e9, 1]), vectors.LANES)[None]
-  x = np.repeat(np.float32([1e9, -1e9, 1]), vectors.LANES)[None, None]
+  r = np.repeat(np.array([1e9, 1e9, 1], "f4"), vectors.LANES)[None]
+  x = np.repeat(np.array([1e9, -1e9, 1], "f4"), vectors.LANES)[None, None]
   x.flags.writeable = r.flags.writeable = False
   units = r.shape[1]
   found = []
