@@ -1,5 +1,6 @@
 """The sums of one layer over all steps of a pass, added to by native loops."""
 
+import functools
 import math
 from typing import Any
 
@@ -69,7 +70,9 @@ class LayerSums:
     fitting = _TILE_BYTES // (4 * t * b) // vectors.LANES * vectors.LANES
     self._tile = int(np.clip(fitting, vectors.LANES, most))
     tiles = -(-u // self._tile)
-    wished = int(np.clip(tiles // _TILES, threads, _SHARES * threads))
+    # Each share has Gram matrices of its own: of many images not too often.
+    most = threads * (_SHARES if 8 * t * b * b <= _GRAM_BYTES else 1)
+    wished = int(np.clip(tiles // _TILES, threads, most))
     # For one thread all is one share.
     self.shares = min(wished, tiles) if threads > 1 else 1
     self._seen = 0
@@ -238,7 +241,8 @@ class LayerSums:
         moved = aligned = whole[:, :, None]
       self._linear.add(r, moved, aligned, index)
     squares, products, own, grams, gram, finite = (
-      np.add.reduce(shares) for shares in zip(*self._by_image, strict=True)
+      functools.reduce(np.add, shares[1:], shares[0].copy())
+      for shares in zip(*self._by_image, strict=True)
     )
     self._seen += images
     self._pair_count += images * (images - 1) / 2
@@ -264,7 +268,8 @@ class LayerSums:
     if not self._grams:
       return
     own, others = (
-      _centred(np.stack(grams)) for grams in zip(*self._grams, strict=True)
+      _centred(np.stack(grams) if len(grams) > 1 else grams[0][None])
+      for grams in zip(*self._grams, strict=True)
     )
     self._grams = []
     new = reductions.hsic_of(own, others, self._images)

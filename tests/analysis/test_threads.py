@@ -113,6 +113,18 @@ def test_sums_by_image_are_added_up_in_one_order(monkeypatch):
   np.testing.assert_allclose(found, [[5e-19]] * 2, rtol=1e-6)
 
 
+@pytest.mark.parametrize(("images", "shares"), [(8, 16), (200, 4)])
+def test_large_sums_by_image_are_kept_no_oftener_than_threads(images, shares):
+  sums = layer_sums.LayerSums(
+    frozenset({"hsic"}),
+    Shapes(16, 100_000, None, 1, 1000, images, None),
+    Elements(*np.zeros((3, 16), np.float32)),
+    None,
+    threads=4,
+  )
+  assert sums.shares == shares
+
+
 def test_numpy_multiplies_by_one_thread_while_measuring(monkeypatch):
   def threads():
     libraries = threadpoolctl.threadpool_info()
