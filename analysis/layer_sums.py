@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.kernels import blocks, columns, maps, spreads, units, vectors
+from analysis.kernels import columns, maps, spreads, units, vectors
 from analysis.linear_sums import LinearSums
 from analysis.measures import base, linear_map, reduced, reductions, sums
 
@@ -23,6 +23,9 @@ _F4, _F8 = np.float32, np.float64
 # Tiles that make a share of a step worth its call, and shares a thread: enough
 # for threads to end together, few enough for sums by image of each.
 _TILES, _SHARES = 8, 4
+
+# What makes a tile of units be copied, and read a vector at a time.
+_BY_COLUMNS = {"pairs", "hsic", "firing"}
 
 # What is read of the maps alone, not of every unit.
 _OF_MAPS = {"undone", "undone_over_orbit", "undone_over_images", "linear"}
@@ -79,10 +82,14 @@ class LayerSums:
     self._known = _known(wanted, elements, statistics)
     self._networks = _network(t), _network(b)
     spread = wanted & {"over_orbit", "over_images", "pairs"}
+    # Moments that are read a vector of units at a time lie in that order: of
+    # rows far apart, each in its own page, few would be in the cache in time.
+    lanes = vectors.LANES
+    w = lanes if wanted & _BY_COLUMNS else v
     self._by_unit = (
       _zeros("reference" in wanted, 3, u),
       _zeros(bool(spread), 2, v),
-      _zeros(bool(spread), t, 3, v),
+      _zeros(bool(spread), v // w, t, 3, w),
       _zeros("pairs" in wanted, 2, v, dtype=_F8),
       _zeros("firing" in wanted, 2, 2, u),
     )
@@ -90,7 +97,7 @@ class LayerSums:
     self._undone = (
       _zeros("undone" in wanted or spread, t, _positions(shapes), dtype=_F8),
       _zeros(spread, 2, v),
-      _zeros(spread, t, 3, v),
+      _zeros(spread, v // lanes, t, 3, lanes),
     )
     self._action = shapes.action
     self._pair_count = 0.0
@@ -140,25 +147,30 @@ class LayerSums:
     )
 
   def add(
-    self, share: int, x: Any, r: Any, part: int = 0, parts: int = 1
+    self,
+    share: int,
+    places: np.ndarray,
+    r: np.ndarray,
+    part: int = 0,
+    parts: int = 1,
   ) -> None:
     """Adds a part of a share of a step.
 
     Args:
       share: which one.
-      x: activations of the transformed images, (k, b, u) of k elements each.
+      places: `blocks.addresses` of the transformed images' activations.
       r: (b, u) of the untransformed ones.
       part: which part of the units.
       parts: how many there are.
     """
     t, (b, u) = self._shapes.elements, r.shape
-    tile, places = self._tile, blocks.addresses(x)
+    tile = self._tile
     piece = share * parts + part, self.shares * parts
     width = tile + vectors.LANES
     # Rows some vectors longer do not lie a power of two apart.
-    copies = vectors.empty(t, b, width)
-    rows = vectors.empty(max(t, b), vectors.LANES)
-    line = vectors.empty(vectors.LANES)
+    copies = vectors.scratch("copies", t, b, width)
+    rows = vectors.scratch("rows", max(t, b), vectors.LANES)
+    line = vectors.scratch("line", vectors.LANES)
     first, last = _tiles(u, tile, *piece)
     if first < last and self.wanted - _OF_MAPS:
       units.add_units(
@@ -177,7 +189,7 @@ class LayerSums:
           copies,
           rows,
           line,
-          vectors.empty(b + 3, width),
+          vectors.scratch("gram", b + 3, width),
           spreads.scratch(),
         ),
       )
@@ -201,7 +213,8 @@ class LayerSums:
     least = vectors.LANES // math.gcd(channels, vectors.LANES)
     block = max(least, tile // channels // least * least)
     if block * channels > tile:
-      copies = vectors.empty(t, b, block * channels + vectors.LANES)
+      width = block * channels + vectors.LANES
+      copies = vectors.scratch("copies", t, b, width)
     first, last = _tiles(errors.shape[1], block, *piece)
     if first < last:
       maps.add_undone(
@@ -225,7 +238,7 @@ class LayerSums:
     """Ends a step.
 
     Args:
-      x: as in `add`.
+      x: activations of the transformed images, (k, b, u) of k elements each.
       r: (b, u).
       index: (b,) which image of the data set each is.
 
@@ -284,9 +297,9 @@ class LayerSums:
     self._add_hsic()
     wanted, count, u = self.wanted, _F4(self._seen), self._shapes.units
     reference, *padded, firing = self._by_unit
-    spread, moments, pairs = (values[..., :u] for values in padded)
+    spread, moments, pairs = (_by_rows(a)[..., :u] for a in padded)
     errors, *padded = self._undone
-    spread_undone, moments_undone = (values[..., :u] for values in padded)
+    spread_undone, moments_undone = (_by_rows(a)[..., :u] for a in padded)
     return reduced.Reductions(
       images=count,
       reference=_moments(count, reference),
@@ -312,6 +325,13 @@ class LayerSums:
 def _zeros(wanted: bool, *shape: int, dtype: Any = _F4) -> np.ndarray:
   """Zeros, or an empty array of as many axes."""
   return vectors.zeros(*(shape if wanted else (0,) * len(shape)), dtype=dtype)
+
+
+def _by_rows(values: np.ndarray) -> np.ndarray:
+  """Moments (v / w, t, 3, w) as (t, 3, v); other sums, (2, v), as they are."""
+  if values.ndim == 2 or not values.size:
+    return values
+  return np.moveaxis(values, 0, 2).reshape(*values.shape[1:3], -1)
 
 
 def _positions(shapes: base.Shapes) -> int:

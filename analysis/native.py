@@ -142,8 +142,10 @@ class Loops:
     Returns:
       By layer, what measures that see every step may read of this one.
     """
+    from analysis.kernels import blocks
+
     images = len(index)
-    arrays, sharing = {}, {}
+    arrays, places, sharing = {}, {}, {}
     for key, sums in self._layers.items():
       if not sums.wanted:
         continue
@@ -153,6 +155,7 @@ class Loops:
         [_part(a, 1, images) for a in values],
         _part(before[key], 0, images),
       )
+      places[key] = blocks.addresses(arrays[key][0])
       sharing.setdefault(id(after[key]), []).append(key)
 
     for key in arrays:
@@ -169,7 +172,8 @@ class Loops:
       parts = -(-size // (shares * _SHARED_BYTES)) if len(keys) > 1 else 1
       for part in range(parts):
         for key in keys:
-          self._layers[key].add(share, *arrays[key], part, parts)
+          own = arrays[key][1]
+          self._layers[key].add(share, places[key], own, part, parts)
       last = next(done) == shares
       return [functools.partial(close, key) for key in keys] if last else []
 

@@ -55,29 +55,29 @@ def _sorted_pair_sum(rows, count, comparators):
 @numba.njit(**INLINE)
 def _sum_of_largest(rows, count):
   """Sum over all pairs of rows of the larger one."""
-  zero = splat(np.float32(0))
-  one, two, three, four = zero, zero, zero, zero
+  result = splat(np.float32(0))
   i = 0
   while i + 4 <= count:
     place = i * LANES
     a, b = load(rows, place), load(rows, place + LANES)
     c, d = load(rows, place + 2 * LANES), load(rows, place + 3 * LANES)
-    one = one + largest(a, b) + largest(c, d)
-    two = two + largest(a, c) + largest(b, d)
-    three = three + largest(a, d) + largest(b, c)
+    result = result + (
+      (largest(a, b) + largest(c, d)) + (largest(a, c) + largest(b, d))
+    )
+    result = result + (largest(a, d) + largest(b, c))
+    # One sum, of sums: with four there would not be registers for all.
     for j in range(i + 4, count):
       e = load(rows, j * LANES)
-      one = one + largest(a, e)
-      two = two + largest(b, e)
-      three = three + largest(c, e)
-      four = four + largest(d, e)
+      result = result + (
+        (largest(a, e) + largest(b, e)) + (largest(c, e) + largest(d, e))
+      )
     i += 4
   while i < count:
     a = load(rows, i * LANES)
     for j in range(i + 1, count):
-      one = one + largest(a, load(rows, j * LANES))
+      result = result + largest(a, load(rows, j * LANES))
     i += 1
-  return (one + two) + (three + four)
+  return result
 
 
 @numba.njit(**INLINE)
@@ -190,11 +190,14 @@ def move_origin(moments, at, stride, summed, squares, count):
 
 @numba.njit(**INLINE)
 def _over_images(
-  x, first, shape, at, seen, moments, pairs, comparators, rows, line
+  x, first, shape, at, stride, seen, moments, pairs, to, comparators, rows, line
 ):
-  """Adds the moments and the pairs of images, element by element."""
+  """Adds the moments and the pairs of images, element by element.
+
+  Moments are added from a place on, a stride from origins to sums and on to
+  squares; pairs are added to a place of their own.
+  """
   elements, images, units = shape
-  stride = moments.size // (3 * elements)
   count = np.float32(seen + images)
   distance = splat(np.float32(0))
   for t in range(elements):
@@ -215,7 +218,7 @@ def _over_images(
     if pairs.size > 0:
       distance = distance + _pair_sum(rows, images, mine, comparators)
   if pairs.size > 0:
-    _add_double(pairs, at, distance, line)
+    _add_double(pairs, to, distance, line)
 
 
 @numba.njit(**FAST)
@@ -228,10 +231,11 @@ def add_columns(x, low, high, at, seen, sums, networks, rows, line):
     high: last unit, excluded, as many more as fill a vector.
     at: place of the first in the sums.
     seen: images of earlier steps.
-    sums: (spread (2, v), moments (t, 3, v), pairs (2, v)): sums over images of
-      standard deviation and variance over the orbit; origin, sum and sum of
-      squares over images; absolute differences of elements and of images. The
-      last may be empty: then not wanted.
+    sums: (spread (2, v), moments (v / w, t, 3, w), pairs (2, v)): sums over
+      images of standard deviation and variance over the orbit; origin, sum and
+      sum of squares over images, w units after the other, w whole vectors;
+      absolute differences of elements and of images. The last may be empty:
+      then not wanted.
     networks: comparators that sort t, and b, values; empty for few.
     rows: (max(t, b), LANES) of the thread.
     line: (LANES,) of the thread.
@@ -240,6 +244,8 @@ def add_columns(x, low, high, at, seen, sums, networks, rows, line):
   over_orbit, over_images = networks
   values, scratch = x.reshape(-1), rows.reshape(-1)
   spreads, each = spread.reshape(-1), moments.reshape(-1)
+  stride = moments.shape[3]
+  block = 3 * x.shape[0] * stride
   for k in range(low, high, LANES):
     place = at + k - low
     _over_orbit(
@@ -249,10 +255,12 @@ def add_columns(x, low, high, at, seen, sums, networks, rows, line):
       values,
       k,
       x.shape,
-      place,
+      place // stride * block + place % stride,
+      stride,
       seen,
       each,
       pairs[1],
+      place,
       over_images,
       scratch,
       line,

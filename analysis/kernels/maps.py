@@ -3,12 +3,13 @@
 import numba
 import numpy as np
 
-from analysis.kernels import FAST, ORDERED
+from analysis.kernels import FAST, INLINE, ORDERED
 from analysis.kernels.blocks import floats
 from analysis.kernels.columns import add_columns
 from analysis.kernels.vectors import (
   LANES,
   at_least,
+  leading,
   load,
   multiply_add,
   number_at_least,
@@ -18,86 +19,133 @@ from analysis.kernels.vectors import (
 )
 
 
+@numba.njit(**INLINE)
+def _corners(indices, t, p, channels):
+  """Where the maps that t^-1 reads for a position begin, in a flat map."""
+  return (
+    indices[t, 0, p] * channels,
+    indices[t, 1, p] * channels,
+    indices[t, 2, p] * channels,
+    indices[t, 3, p] * channels,
+  )
+
+
+@numba.njit(**INLINE)
+def _vectors_at(weights, t, p):
+  """The weights of a position, each as a vector."""
+  return (
+    splat(weights[t, 0, p]),
+    splat(weights[t, 1, p]),
+    splat(weights[t, 2, p]),
+    splat(weights[t, 3, p]),
+  )
+
+
+# Both interpolate in one order, fused alike: a constant map is then the same to
+# the last bit whoever does it.
+
+
+@numba.njit(**INLINE)
+def _vector(values, at, corners, factors, lowest):
+  """A vector of channels, from `at` on, where the transformation is undone."""
+  a, b, c, d = corners
+  u, v, w, z = factors
+  value = u * at_least(load(values, at + a), lowest)
+  value = multiply_add(v, at_least(load(values, at + b), lowest), value)
+  value = multiply_add(w, at_least(load(values, at + c), lowest), value)
+  return multiply_add(z, at_least(load(values, at + d), lowest), value)
+
+
+@numba.njit(**ORDERED, forceinline=True)
+def _number(values, at, corners, weights, t, p, floor):
+  """`_vector` of one channel."""
+  a, b, c, d = corners
+  value = weights[t, 0, p] * number_at_least(values[at + a], floor)
+  value += weights[t, 1, p] * number_at_least(values[at + b], floor)
+  value += weights[t, 2, p] * number_at_least(values[at + c], floor)
+  value += weights[t, 3, p] * number_at_least(values[at + d], floor)
+  return value
+
+
 @numba.njit(**ORDERED)
-def _undo(x, indices, weights, floor, first, out):
-  """Bilinear samples of a map (p, c) at positions from the first on, to out.
-
-  What is less in x becomes the floor.
-  """
-  for p in range(out.shape[0]):
-    at = first + p
-    target = out[p]
-    a, b = x[indices[0, at]], x[indices[1, at]]
-    c, d = x[indices[2, at]], x[indices[3, at]]
-    u, v = weights[0, at], weights[1, at]
-    w, z = weights[2, at], weights[3, at]
-    for k in range(target.size):
-      one, two = number_at_least(a[k], floor), number_at_least(b[k], floor)
-      three, four = number_at_least(c[k], floor), number_at_least(d[k], floor)
-      target[k] = u * one + v * two + w * three + z * four
-
-
-@numba.njit(**ORDERED)
-def _undo_few(
-  x, r, channels, indices, weights, floor, first, last, tile, errors
+def _add_position(
+  values, own, shape, indices, weights, floor, t, p, images, copies, to, apart
 ):
-  """`_undo_many` for any number of channels."""
-  images, units = r.shape
-  for t in range(x.size):
-    maps = floats(x[t], r.size).reshape(images, units // channels, channels)
-    for i in range(images):
-      values = tile[t, i, : (last - first) * channels]
-      _undo(
-        maps[i],
-        indices[t],
-        weights[t],
-        floor,
-        first,
-        values.reshape(-1, channels),
-      )
-      for p in range(first, last):
-        error = np.float32(0)
-        for k in range(p * channels, (p + 1) * channels):
-          d = values[k - first * channels] - r[i, k]
-          error += d * d
-        errors[t, p] += error
+  """`_undo` of a position, number by number, of images from the first on.
+
+  Returns:
+    The sum of squared errors.
+  """
+  first, size, channels = shape
+  corners = _corners(indices, t, p, channels)
+  squares = np.float32(0)
+  for i in range(first, images):
+    for k in range(channels):
+      at = i * size + k
+      value = _number(values, at, corners, weights, t, p, floor)
+      copies[to + i * apart + k] = value
+      error = value - own[at + p * channels]
+      squares += error * error
+  return squares
 
 
 @numba.njit(**FAST)
-def _undo_many(
-  x, r, channels, indices, weights, floor, first, last, tile, errors
-):
+def _undo(x, r, channels, indices, weights, floor, first, last, tile, errors):
   """t^-1 f(t x) at positions, to a tile, and its squared errors.
 
-  For channels that fill whole vectors.
+  The last vector of a position goes on into the next one, which is written
+  after it, and into the row's last `LANES` numbers.
   """
   images, size = r.shape
   width = tile.shape[2]
   own, copies = r.reshape(-1), tile.reshape(-1)
   lowest = splat(floor)
+  whole = channels // LANES * LANES
+  filled = whole if whole == channels else whole + LANES
   for t in range(x.size):
     values = floats(x[t], r.size)
     for p in range(first, last):
-      u, v = splat(weights[t, 0, p]), splat(weights[t, 1, p])
-      w, z = splat(weights[t, 2, p]), splat(weights[t, 3, p])
-      a, b = indices[t, 0, p] * channels, indices[t, 1, p] * channels
-      c, d = indices[t, 2, p] * channels, indices[t, 3, p] * channels
+      corners, factors = (
+        _corners(indices, t, p, channels),
+        _vectors_at(weights, t, p),
+      )
+      here = p * channels
+      to = t * images * width + (p - first) * channels
+      reach = max(max(corners[0], corners[1]), max(corners[2], corners[3]))
+      reach, vectors = max(reach, here) + filled, images
+      if reach > size:  # of the last images, a vector would leave the array
+        vectors = max(0, (images * size - reach) // size + 1)
       squares = splat(np.float32(0))
-      for i in range(images):
-        row = i * size
-        to = (t * images + i) * width + (p - first) * channels
-        for k in range(0, channels, LANES):
-          value = u * at_least(load(values, row + a + k), lowest)
-          other = at_least(load(values, row + b + k), lowest)
-          value = multiply_add(v, other, value)
-          other = at_least(load(values, row + c + k), lowest)
-          value = multiply_add(w, other, value)
-          other = at_least(load(values, row + d + k), lowest)
-          value = multiply_add(z, other, value)
-          store(copies, to + k, value)
-          error = value - load(own, i * size + p * channels + k)
+      for i in range(vectors):
+        row, target = i * size, to + i * width
+        for k in range(0, whole, LANES):
+          value = _vector(values, row + k, corners, factors, lowest)
+          store(copies, target + k, value)
+          error = value - load(own, row + here + k)
           squares = multiply_add(error, error, squares)
-      errors[t, p] += total(squares)
+        if whole < channels:
+          value = _vector(values, row + whole, corners, factors, lowest)
+          store(copies, target + whole, value)
+          error = value - load(own, row + here + whole)
+          error = leading(error, channels - whole)
+          squares = multiply_add(error, error, squares)
+      result = total(squares)
+      if vectors < images:
+        result += _add_position(
+          values,
+          own,
+          (vectors, size, channels),
+          indices,
+          weights,
+          floor,
+          t,
+          p,
+          images,
+          copies,
+          to,
+          width,
+        )
+      errors[t, p] += result
 
 
 @numba.njit(**FAST)
@@ -131,8 +179,9 @@ def add_undone(
     errors: (t, p) sum over images and channels of the squared error.
     spread: (2, v) sums over images of the standard deviation and the variance
       over the orbit, v at least u and whole vectors; empty if not wanted.
-    moments: (t, 3, v) of each element over images; empty if not wanted.
-    tile: (t, b, w) of the thread, w at least the units of a block.
+    moments: (v / w, t, 3, w) of each element over images, as in
+      `columns.add_columns`; empty if not wanted.
+    tile: (t, b, w) of the thread, w at least the units of a block and `LANES`.
     rows: of the thread, as `columns.add_columns` takes it.
     line: of the thread, likewise.
   """
@@ -141,14 +190,7 @@ def add_undone(
   none = np.zeros((0, 2), np.int64)
   for first in range(begin, end, block):
     last = min(first + block, end)
-    if channels % LANES == 0:
-      _undo_many(
-        x, r, channels, indices, weights, floor, first, last, tile, errors
-      )
-    else:
-      _undo_few(
-        x, r, channels, indices, weights, floor, first, last, tile, errors
-      )
+    _undo(x, r, channels, indices, weights, floor, first, last, tile, errors)
     if spread.size > 0:
       width, low = (last - first) * channels, first * channels
       if width % LANES > 0:
@@ -172,11 +214,28 @@ def sample(x, shape, indices, weights, floor, at, first, last, moved, aligned):
     moved: (t, >= b, s, c) for f(t x).
     aligned: (t, >= b, s, c) for t^-1 f(t x).
   """
+  images, positions, channels = shape
+  lowest = splat(floor)
+  whole = channels // LANES * LANES
+  own, undone = moved.reshape(-1), aligned.reshape(-1)
   for t in range(first, last):
-    maps = floats(x[t], shape[0] * shape[1] * shape[2]).reshape(shape)
-    for i in range(shape[0]):
-      for k in range(at.size):
-        for c in range(shape[2]):
-          moved[t, i, k, c] = number_at_least(maps[i, at[k], c], floor)
-        target = aligned[t, i, k : k + 1]
-        _undo(maps[i], indices[t], weights[t], floor, at[k], target)
+    values = floats(x[t], images * positions * channels)
+    for j in range(at.size):
+      p = at[j]
+      corners, factors = (
+        _corners(indices, t, p, channels),
+        _vectors_at(weights, t, p),
+      )
+      for i in range(images):
+        row = i * positions * channels
+        here = row + p * channels
+        to = ((t * moved.shape[1] + i) * at.size + j) * channels
+        for k in range(0, whole, LANES):
+          store(own, to + k, at_least(load(values, here + k), lowest))
+          value = _vector(values, row + k, corners, factors, lowest)
+          store(undone, to + k, value)
+        for k in range(whole, channels):
+          own[to + k] = number_at_least(values[here + k], floor)
+          undone[to + k] = _number(
+            values, row + k, corners, weights, t, p, floor
+          )

@@ -7,7 +7,7 @@ are not copied to tiles: what stays in the cache is what is added to.
 import numba
 import numpy as np
 
-from analysis.kernels import FAST, INLINE
+from analysis.kernels import FAST, INLINE, vectors
 from analysis.kernels.blocks import floats
 from analysis.kernels.columns import move_origin, variance
 from analysis.kernels.products import squared_distance, three_products
@@ -16,7 +16,6 @@ from analysis.kernels.vectors import (
   NO_FLOOR,
   add,
   at_least,
-  empty,
   load,
   multiply_add,
   number_at_least,
@@ -39,7 +38,7 @@ _APART = WIDTH + LANES
 
 def scratch() -> np.ndarray:
   """A thread's sums of some images: first value, sum and sum of squares."""
-  return empty(_TOGETHER, 3, _APART)
+  return vectors.scratch("orbits", _TOGETHER, 3, _APART)
 
 
 @numba.njit(**INLINE)
@@ -135,7 +134,7 @@ def add_spreads(x, r, mean, low, high, floor, seen, by_unit, by_image, sums):
     high: last unit, excluded: whole vectors further, `WIDTH` at most.
     floor: what lesser values of x become.
     seen: images of earlier steps.
-    by_unit: (spread (2, v), moments (t, 3, v)) as in `columns.add_columns`.
+    by_unit: (spread (2, v), moments (1, t, 3, v)) as in `columns.add_columns`.
     by_image: (squares (t, b), products (2, t, b), own (b,), finite (t,)) as in
       `units.add_units`; all but the last may be empty.
     sums: `scratch` of the thread.
@@ -144,13 +143,13 @@ def add_spreads(x, r, mean, low, high, floor, seen, by_unit, by_image, sums):
   squares, products, own, finite = by_image
   elements, (images, units) = x.size, r.shape
   size = images * units
-  width, stride, centre = high - low, moments.shape[2], mean[low:high]
+  width, stride, centre = high - low, moments.shape[3], mean[low:high]
   mine = sums.reshape(-1)
   spreads, each = spread.reshape(-1), moments.reshape(-1)
   if seen == 0:
     for t in range(elements):
       first = floats(x[t], size)[low:high]
-      _copy_row(first, floor, moments[t, 0, low:high])
+      _copy_row(first, floor, moments[0, t, 0, low:high])
   seen_now = np.float32(seen + images)
   i = 0
   while i < images:

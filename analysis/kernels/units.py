@@ -44,8 +44,9 @@ def add_units(
     seen: images of earlier steps.
     known: (mean (u,), thresholds (2, u), counted (t,)).
     networks: comparators for t and for b rows; empty for few.
-    by_unit: (reference (3, u), spread (2, v), moments (t, 3, v), pairs (2, v),
-      firing (2, 2, u)), which threads share; v fills whole vectors.
+    by_unit: (reference (3, u), spread (2, v), moments (v / w, t, 3, w), pairs
+      (2, v), firing (2, 2, u)), which threads share; v fills whole vectors, w
+      is v where neither pairs nor Gram matrices nor firing are wanted.
     by_image: (squares (t, b), products (2, t, b), own (b,), grams (t, b, b),
       gram (1, b, b), finite (t,)) of the thread.
     scratch: (copies (t, b, w), w more than `tile`, rows, line, gram_rows

@@ -6,7 +6,9 @@ over these vectors need no proof, and keep them in registers. LLVM cuts them to
 what the processor has.
 """
 
+import math
 import operator
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -159,6 +161,30 @@ def number_at_least(a, b):
   return b if a < b else a
 
 
+@_intrinsic
+def leading(typing: Any, a: Any, count: Any) -> Any:
+  """The first so many values, and 0."""
+
+  def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    number = ir.IntType(32)
+    kind = ir.VectorType(number, LANES)
+    limit = builder.insert_element(
+      ir.Constant(kind, ir.Undefined),
+      builder.trunc(args[1], number),
+      ir.Constant(number, 0),
+    )
+    none, zeros = (
+      ir.Constant(kind, ir.Undefined),
+      ir.Constant(kind, [0] * LANES),
+    )
+    limits = builder.shuffle_vector(limit, none, zeros)
+    lanes = ir.Constant(kind, list(range(LANES)))
+    kept = builder.icmp_signed("<", lanes, limits)
+    return builder.select(kept, args[0], ir.Constant(_IR, [0.0] * LANES))
+
+  return _VECTOR(_VECTOR, types.int64), generate
+
+
 # One instruction each, if it does not matter what becomes of NaN.
 _NUMBERS = ("nnan", "nsz")
 
@@ -225,11 +251,34 @@ def padded(units: int) -> int:
 
 def empty(*shape: int, dtype: Any = np.float32) -> np.ndarray:
   """An array of which no vector lies in two lines of the cache."""
-  size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+  size = math.prod(shape) * np.dtype(dtype).itemsize
   line = 4 * LANES
   memory = np.empty(size + line, np.uint8)
   first = -memory.ctypes.data % line
   return memory[first : first + size].view(dtype).reshape(shape)
+
+
+_held = threading.local()
+
+
+def scratch(purpose: str, *shape: int) -> np.ndarray:
+  """The thread's array for a purpose, with anything in it, as `empty` makes it.
+
+  What is called tens of times a step would spend more on making it anew, with
+  other threads waiting for the interpreter.
+
+  Args:
+    purpose: the array is overwritten by whoever asks for the same one next.
+    *shape: that it should have.
+
+  Returns:
+    The array, float32.
+  """
+  size = math.prod(shape)
+  held = _held.__dict__.get(purpose)
+  if held is None or held.size < size:
+    held = _held.__dict__[purpose] = empty(size)
+  return held[:size].reshape(shape)
 
 
 def zeros(*shape: int, dtype: Any = np.float32) -> np.ndarray:

@@ -106,7 +106,7 @@ def _native(layer, wanted, threads):
     x.flags.writeable = r.flags.writeable = False
     loops.open(count)
     for share in range(loops.shares):
-      loops.add(share, [x], r)
+      loops.add(share, blocks.addresses([x]), r)
     loops.close([x], r, np.asarray(batch.index)[:count])
   return loops.total()
 
@@ -244,7 +244,7 @@ def test_spreads_without_pairs_are_those_of_float64(
     after.flags.writeable = before.flags.writeable = False
     loops.open(count)
     for share in range(loops.shares):
-      loops.add(share, [after], before)
+      loops.add(share, blocks.addresses([after]), before)
     loops.close([after], before, np.arange(start, start + count))
     start += count
   found = loops.total()
@@ -284,7 +284,7 @@ def test_pairs_are_all_pairs_of_any_number(elements, images, seed):
   loops = LayerSums(frozenset({"pairs"}), shapes, elements_like(zeros), None, 1)
   x.flags.writeable = False
   loops.open(images)
-  loops.add(0, [x], x[0])
+  loops.add(0, blocks.addresses([x]), x[0])
   loops.close([x], x[0], np.arange(images))
   pairs = loops.total().pairs
   exact = x.astype(np.float64)

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from analysis import activations, memory, native, network
+from analysis.kernels import blocks
 from analysis.layer_sums import LayerSums
 from analysis.measures import Elements, Shapes
 from analysis.orbits import measure, orbit
@@ -108,7 +109,7 @@ def test_what_is_not_finite_is_not_hidden():
         frozenset(wanted), shapes, elements, None, 1, rectified=True
       )
       loops.open(3)
-      loops.add(0, [x], x[0])
+      loops.add(0, blocks.addresses([x]), x[0])
       loops.close([x], x[0], np.arange(3))
       found.setdefault(name, []).append(np.isfinite(loops.total().finite))
   np.testing.assert_array_equal(found["of NaN"], 2 * [[True, False]])

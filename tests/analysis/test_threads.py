@@ -10,7 +10,7 @@ import pytest
 import threadpoolctl
 
 from analysis import layer_sums, native
-from analysis.kernels import vectors
+from analysis.kernels import blocks, vectors
 from analysis.measures import Elements, Shapes, Statistics
 from analysis.orbits import measure
 from models.geometry import LayerGeometry
@@ -107,7 +107,7 @@ def test_sums_by_image_are_added_up_in_one_order(monkeypatch):
     assert sums.shares == 3
     sums.open(1)
     for share in order:
-      sums.add(share, [x], r)
+      sums.add(share, blocks.addresses([x]), r)
     sums.close([x], r, np.arange(1))
     found.append(sums.total().cosines.total)
   np.testing.assert_allclose(found, [[5e-19]] * 2, rtol=1e-6)
